@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Sources that are turned away: blocklists, and addresses that nobody on the internet has. What a lookup costs must not
+ * depend on how many prefixes there are, so IPv4 is a flat array with two bits for each /24, one load for almost
+ * everybody; only a /24 that is listed in part has a leaf with a bit for each address. IPv6 asks a filter with one bit
+ * for the hash of the first 32 bits, and the tries only when that bit is set.
+ *
+ * Every list is there twice. The programs read one half; the controller fills the other and then changes which is read,
+ * so that a packet meets the old lists or the new ones. Pure.
+ */
+#ifndef JETPLANE_SOURCE_LIST_H
+#define JETPLANE_SOURCE_LIST_H
+
+#include "types.h"
+#include "abi.h"
+
+/* Where in the array of words the field of an IPv4 address is; @half is 0 or 1. */
+static __always_inline __u32 source_word_index(__u32 half, __be32 source)
+{
+	return (half & 1) * SOURCE_WORDS + (from_be32(source) >> 13);
+}
+
+/* The field of an address in its word: what holds for its whole /24, or SOURCE_IN_PART. */
+static __always_inline __u32 source_field(__u64 word, __be32 source)
+{
+	return word >> (from_be32(source) >> 8 & 31) * 2 & 3;
+}
+
+static __always_inline __u64 source_leaf_key(__u32 half, __be32 source)
+{
+	return (__u64)(half & 1) << 32 | from_be32(source) >> 8;
+}
+
+/* Is this address of a /24 that is listed in part? */
+static __always_inline bool source_leaf_has(const struct source_leaf *leaf, __be32 source)
+{
+	__u32 last = from_be32(source) & 0xff;
+
+	return leaf->listed[last >> 6] >> (last & 63) & 1;
+}
+
+/* Which bit of the filter stands for the /32 of an IPv6 address (multiplicative hashing, Knuth, volume 3, 6.4). */
+static __always_inline __u32 source_filter_bit(__be32 first)
+{
+	return from_be32(first) * 2654435769u >> (32 - SOURCE_FILTER_BITS);
+}
+
+/* Global unicast (RFC 4291, section 2.5.4); everything else is for the tries to say. */
+static __always_inline bool is_global_unicast(__be32 first)
+{
+	return from_be32(first) >> 29 == 1;
+}
+
+#endif

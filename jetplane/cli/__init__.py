@@ -1,0 +1,1 @@
+"""The command line: arguments, output, exit statuses. Joins everything, decides nothing."""

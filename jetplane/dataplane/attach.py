@@ -1,0 +1,175 @@
+"""Puts programs on interfaces and takes them away: ours are exchanged in place, others are never touched.
+
+Which XDP program is ours, `pins.Owned` says; a tc filter is ours when it carries our handle and name.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from jetplane.dataplane import bpf
+from jetplane.dataplane.links import PRIORITY, Filter, Links
+from jetplane.dataplane.pins import Owned
+from jetplane.dataplane.programs import Hook, Program
+from jetplane.errors import KernelError
+
+Mode = Literal["auto", "native", "generic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a program belongs."""
+
+    program: Program
+    interface: str
+    ifindex: int  # 0: there is no such interface
+
+    @property
+    def hook(self) -> Hook:
+        """Every place has one."""
+        assert self.program.hook is not None
+        return self.program.hook
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What is to be seen at one place."""
+
+    program: str
+    interface: str
+    hook: str
+    present: bool
+    mode: str  # "native", "generic" or "tc"; "" when nothing of ours is there
+
+
+def observe(links: Links, place: Place, owned: Owned) -> Attachment:
+    """Look at one place. Present means: our handle or pin, and our program."""
+    mode = ""
+    if not place.ifindex:
+        return Attachment(place.program.name, place.interface, place.hook.value, False, "")
+    if place.hook is Hook.XDP:
+        attached = links.xdp(place.ifindex)
+        if attached and attached.prog_id in owned:
+            mode = attached.mode
+    else:
+        ours = next((f for f in links.filters(place.ifindex, place.hook) if f.ours), None)
+        if ours and ours.prog_id in owned:
+            mode = "tc"
+    return Attachment(place.program.name, place.interface, place.hook.value, bool(mode), mode)
+
+
+def refuse_foreign(links: Links, place: Place, owned: Owned) -> None:
+    """Raise KernelError when another program stands where ours belongs."""
+    if place.hook is Hook.XDP:
+        attached = links.xdp(place.ifindex)
+        if attached and attached.prog_id not in owned:
+            raise KernelError(
+                f"{place.interface}: an XDP program that is not jetplane's is attached (id {attached.prog_id})",
+                errno=errno.EBUSY,
+                hint=f"look at it with `bpftool prog show id {attached.prog_id}`; "
+                f"detach it with `ip link set dev {place.interface} xdp off`",
+            )
+        return
+    if links.qdisc_of_filters(place.ifindex) == "ingress":
+        raise KernelError(
+            f"{place.interface}: an ingress qdisc stands where clsact belongs, and has no place for the leak guard",
+            errno=errno.EEXIST,
+            hint=f"remove it: tc qdisc del dev {place.interface} ingress",
+        )
+    if before := bpf.tcx_programs(place.ifindex, egress=place.hook is Hook.EGRESS):
+        raise KernelError(
+            f"{place.interface}: tcx programs, ids {before}, run before jetplane's at {place.hook.value}",
+            errno=errno.EBUSY,
+            hint="detach them: packets would pass jetplane's programs by",
+        )
+    for entry in links.filters(place.ifindex, place.hook):
+        if not entry.ours and entry.priority <= PRIORITY:
+            raise KernelError(
+                f"{place.interface}: a {entry.kind} filter that is not jetplane's stands first at {place.hook.value}",
+                errno=errno.EBUSY,
+                hint=f"give it a priority above {PRIORITY}: packets would pass jetplane's programs by",
+            )
+
+
+def prog_id(links: Links, place: Place) -> int:
+    """The id of the program that is at this place, whoever's it is; 0 for none."""
+    if place.hook is Hook.XDP:
+        attached = links.xdp(place.ifindex)
+        return attached.prog_id if attached else 0
+    return _our_id(links.filters(place.ifindex, place.hook))
+
+
+def attach(links: Links, place: Place, fd: int, owned: Owned, mode: Mode = "auto") -> str:
+    """Attach the program `fd`, in one step in place of an older one of ours. Returns what was done, "" for nothing."""
+    present, wanted = prog_id(links, place), bpf.prog_info(fd).id
+    what = f"{place.program.name} on {place.interface} ({place.hook.value})"
+    try:
+        if place.hook is Hook.XDP:
+            return _attach_xdp(links, place, fd, owned, mode, what)
+        if present == wanted:
+            return ""
+        links.replace_filter(place.ifindex, place.hook, fd, place.program.name)
+    except KernelError as error:
+        raise KernelError(f"{what}: {error}", errno=error.errno, hint=error.hint) from None
+    return f"{what} {'replaced' if present else 'attached'}"
+
+
+def detach(links: Links, place: Place, owned: Owned) -> None:
+    """Take our program away; fine when it is not there, or the interface is gone."""
+    if not place.ifindex:
+        return
+    if place.hook is Hook.XDP:
+        attached = links.xdp(place.ifindex)
+        if attached and (fd := owned.get(attached.prog_id)) is not None:
+            links.set_xdp(place.ifindex, -1, attached.mode, replacing=fd)
+    elif any(entry.ours for entry in links.filters(place.ifindex, place.hook)):
+        links.delete_filter(place.ifindex, place.hook)
+
+
+def detach_elsewhere(links: Links, keep: Sequence[Place], owned: Owned) -> list[int]:
+    """Take our pinned programs away from every hook but these, where an earlier configuration had put them.
+
+    Returns the interfaces that this concerned.
+    """
+    kept = {(place.ifindex, place.hook) for place in keep}
+    cleared = set()
+    programs, clsact = links.everywhere()
+    for ifindex, attached in programs.items():
+        if (ifindex, Hook.XDP) not in kept and (fd := owned.pinned(attached.prog_id)) is not None:
+            links.set_xdp(ifindex, -1, attached.mode, replacing=fd)
+            cleared.add(ifindex)
+    for ifindex, hook in product(clsact, (Hook.INGRESS, Hook.EGRESS)):
+        if (ifindex, hook) not in kept and owned.pinned(_our_id(links.filters(ifindex, hook))) is not None:
+            links.delete_filter(ifindex, hook)
+            cleared.add(ifindex)
+    return sorted(cleared)
+
+
+def _our_id(filters: Sequence[Filter]) -> int:
+    return next((entry.prog_id for entry in filters if entry.ours), 0)
+
+
+def _attach_xdp(links: Links, place: Place, fd: int, owned: Owned, mode: Mode, what: str) -> str:
+    attached = links.xdp(place.ifindex)
+    if attached and mode in ("auto", attached.mode):
+        if attached.prog_id == bpf.prog_info(fd).id:
+            return ""
+        links.set_xdp(place.ifindex, fd, attached.mode, replacing=owned.get(attached.prog_id))
+        return f"{what} replaced"
+    if attached:  # the kernel exchanges programs within a mode only, so there is a gap here
+        links.set_xdp(place.ifindex, -1, attached.mode, replacing=owned.get(attached.prog_id))
+    if mode != "auto":
+        links.set_xdp(place.ifindex, fd, mode)
+        return f"{what} attached, {mode}"
+    try:
+        links.set_xdp(place.ifindex, fd, "native")
+    except KernelError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOTSUP):
+            raise
+        links.set_xdp(place.ifindex, fd, "generic")
+        return f"{what} attached, generic: the driver refused native mode ({error})"
+    return f"{what} attached, native"

@@ -1,0 +1,46 @@
+"""Every BPF program there is, where it is written and where it is attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class ProgramType(IntEnum):
+    """enum bpf_prog_type, include/uapi/linux/bpf.h; only the types in use."""
+
+    SCHED_CLS = 3
+    XDP = 6
+
+
+class Hook(Enum):
+    """Where a program sits on an interface."""
+
+    XDP = "xdp"
+    INGRESS = "tc ingress"
+    EGRESS = "tc egress"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program; its name is that of its C function and of its pin."""
+
+    name: str
+    source: str
+    type: ProgramType
+    hook: Hook | None = None  # None: never attached, run by the controller
+    tunnel: bool = False  # on every tunnel instead of the uplink
+
+
+PROGRAMS = (
+    Program("leak_guard", "nat.bpf.c", ProgramType.SCHED_CLS, Hook.EGRESS),
+    Program("nat_in", "nat.bpf.c", ProgramType.SCHED_CLS, Hook.INGRESS),
+    Program("nat_out", "nat.bpf.c", ProgramType.SCHED_CLS, Hook.INGRESS, tunnel=True),
+    Program("guard", "guard.bpf.c", ProgramType.XDP, Hook.XDP),
+    Program("sweep", "nat.bpf.c", ProgramType.SCHED_CLS),
+    Program("sweep_remotes", "nat.bpf.c", ProgramType.SCHED_CLS),
+    Program("sweep_relays", "guard.bpf.c", ProgramType.XDP),
+    Program("sweep_budgets", "guard.bpf.c", ProgramType.XDP),
+)
+"""In the order of attaching: what keeps packets from leaving untranslated comes first and, as detaching goes the
+other way round, leaves last."""

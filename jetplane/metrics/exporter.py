@@ -1,0 +1,157 @@
+"""The exporter, `python -m jetplane.metrics.exporter`: holds the bytes of the last release and nothing else.
+
+It reads its certificate, binds, opens the release directory, gives up every right, has its system calls filtered, and
+only then serves. A request is answered with bytes that were made before it came. There is no request log.
+
+asyncio's streams rather than http.server: there a slow client holds a thread, and no deadline covers a whole request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jetplane.errors import JetplaneError
+from jetplane.metrics import privileges, seccomp, tls
+from jetplane.metrics.answers import TOO_LARGE, Release
+
+CONNECTIONS = 32
+HEADER_BYTES = 8192
+DEADLINE_S = 5.0
+"""A connection, from its first byte to the last of the answer."""
+LOOK_S = 0.5
+"""How often the exporter looks for a new release."""
+
+
+class Server:
+    """Answers on a bound socket until it is told to stop."""
+
+    def __init__(self, release: Release, directory: int, context: ssl.SSLContext | None = None) -> None:
+        self._release = release
+        self._directory = directory
+        self._context = context
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def run(self, listening: socket.socket, *, lifeline: bool) -> None:
+        """Serve for ever, or until standard input closes; says when it does. Raises RequirementError before it."""
+        stop = asyncio.Event()
+        if lifeline:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
+        listening.setblocking(False)
+        accepting = asyncio.create_task(self._accept(listening))
+        seccomp.confine()
+        if lifeline:
+            print("ready", flush=True)
+        while not stop.is_set():
+            self._release.refresh(self._directory)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_S)
+        accepting.cancel()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        """A connection counts from its first byte, so that one without a handshake has no place of its own."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connected, _ = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(LOOK_S)  # no descriptor is left, or the client has gone again
+                continue
+            if len(self._connections) >= CONNECTIONS:
+                connected.close()
+                continue
+            task = asyncio.create_task(self._connection(connected))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _connection(self, connected: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=HEADER_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport: asyncio.BaseTransport | None = None
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                transport, _ = await loop.connect_accepted_socket(lambda: protocol, connected, ssl=self._context)
+                assert isinstance(transport, asyncio.WriteTransport)
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                writer.write(await self._exchange(reader))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()  # without one, there was no handshake and asyncio has closed the connection
+
+    async def _exchange(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return self._release.answer(await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.LimitOverrunError:
+            return TOO_LARGE
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises JetplaneError when the address or the port cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address, port))
+        bound.listen(CONNECTIONS)
+    except OSError as error:
+        bound.close()
+        raise JetplaneError(
+            f"metrics: cannot listen on {address} port {port}: {error.strerror}",
+            hint="change metrics.listen or metrics.port, or stop what holds the port",
+        ) from None
+    return bound
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Bind, drop, serve. One line on standard error and status 1 when that is not possible."""
+    parser = argparse.ArgumentParser(
+        prog="jetplane-exporter", description=__doc__.partition("\n")[0] if __doc__ else None
+    )
+    parser.add_argument("--directory", type=Path, required=True, help="where the releases are published")
+    parser.add_argument("--listen", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--user", default="nobody", help="account to run as")
+    parser.add_argument(
+        "--tls", type=Path, nargs=3, metavar=("CERT", "KEY", "CLIENT_CA"), help="files in PEM; without them plain HTTP"
+    )
+    parser.add_argument("--lifeline", action="store_true", help="say when ready, end when standard input closes")
+    options = parser.parse_args(arguments)
+    try:
+        context = tls.server_context(tls.Files(*options.tls)) if options.tls else None
+        uid, gid = privileges.account(options.user)
+        bound = listen(options.listen, options.port)
+        directory = _open_directory(options.directory)
+        privileges.drop(uid, gid, open_files=CONNECTIONS + 32)
+        release = Release()
+        release.refresh(directory)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        asyncio.run(Server(release, directory, context).run(bound, lifeline=options.lifeline))
+    except JetplaneError as error:
+        print(f"{error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _open_directory(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise JetplaneError(f"metrics: {path}: cannot be opened: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,378 @@
+"""Programs on interfaces: ours come, are exchanged and go; others stay."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from jetplane.dataplane import bpf, bpffs, load, pins
+from jetplane.dataplane.links import Links, interface_index
+from jetplane.dataplane.node import DataPlane
+from jetplane.dataplane.programs import Hook, Program, ProgramType
+from jetplane.errors import CompileError, KernelError
+from tests.bpf.dataplane.conftest import ConfigFactory, ip
+
+pytestmark = pytest.mark.usefixtures("namespace", "sources")
+
+
+def xdp_id(name: str) -> int:
+    with Links() as links:
+        attached = links.xdp(interface_index(name))
+    return attached.prog_id if attached else 0
+
+
+def filter_ids(name: str, hook: Hook) -> list[int]:
+    with Links() as links:
+        return [entry.prog_id for entry in links.filters(interface_index(name), hook)]
+
+
+def pinned(dataplane: DataPlane) -> dict[str, int]:
+    directory = dataplane._pins / dataplane._record().build
+    ids = {}
+    for path in directory.iterdir():
+        with bpf.opened(bpf.obj_get(path)) as fd:
+            ids[path.name] = bpf.prog_info(fd).id
+    return ids
+
+
+def test_every_program_is_where_it_belongs(dataplane: DataPlane) -> None:
+    ids = pinned(dataplane)
+    assert xdp_id("up0") == ids["guard"]
+    assert filter_ids("up0", Hook.INGRESS) == [ids["nat_in"]]
+    assert filter_ids("up0", Hook.EGRESS) == [ids["leak_guard"]]
+    assert filter_ids("jet0", Hook.INGRESS) == [ids["nat_out"]]
+
+
+def test_attachments_are_told(dataplane: DataPlane) -> None:
+    told = [(a.program, a.interface, a.hook, a.mode) for a in dataplane.attachments() if a.present]
+    assert told == [
+        ("leak_guard", "up0", "tc egress", "tc"),
+        ("nat_in", "up0", "tc ingress", "tc"),
+        ("nat_out", "jet0", "tc ingress", "tc"),
+        ("guard", "up0", "xdp", "native"),
+    ]
+
+
+def test_doing_it_again_changes_nothing(dataplane: DataPlane) -> None:
+    before = pinned(dataplane)
+    again = dataplane.ensure()
+    assert (again.compiled, again.changed) == (False, ())
+    assert pinned(dataplane) == before
+
+
+def test_another_process_finds_it_all_in_place(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    assert not DataPlane(configure()).ensure().compiled
+
+
+def test_what_was_taken_away_comes_back(dataplane: DataPlane) -> None:
+    ip("link set dev up0 xdp off")
+    ip("tc filter del dev up0 egress")
+    gone = {a.program for a in dataplane.attachments() if not a.present}
+    assert gone == {"guard", "leak_guard"}
+    assert len(dataplane.ensure().changed) == 2
+    assert all(a.present for a in dataplane.attachments())
+
+
+def test_a_program_that_someone_put_in_our_place_is_not_taken_for_ours(dataplane: DataPlane) -> None:
+    build = dataplane._record().build
+    ip(f"tc filter replace dev up0 egress prio 1 handle 0x6a65 bpf da object-pinned {dataplane._pins}/{build}/nat_in")
+    assert "leak_guard" in {a.program for a in dataplane.attachments() if not a.present}
+
+
+def test_a_changed_constant_exchanges_the_programs_and_keeps_the_maps(
+    dataplane: DataPlane, configure: ConfigFactory
+) -> None:
+    before, maps = pinned(dataplane), dataplane._record().layout
+    dataplane._map("own_addresses").update(bytes(16), 1)
+    dataplane._map("addresses").update(bytes(16), 5)
+    changed = DataPlane(configure(nat={"udp_timeout": 200}))
+    assert all("replaced" in change for change in changed.ensure().changed)
+    assert not set(pinned(changed).values()) & set(before.values())
+    assert changed._record().layout == maps
+    assert changed._map("addresses").lookup(bytes(16)).value == 5
+    assert {path.name for path in changed._pins.iterdir()} == {
+        maps,
+        changed._record().build,
+        "maps.debug",
+        "progs.debug",
+    }, "what was replaced is gone"
+
+
+def test_a_larger_layout_takes_the_state_over(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    dataplane._map("addresses").update_many((n.to_bytes(16), n) for n in range(500))
+    binding = dataplane._map("bindings").value(peer=3, generation=9)
+    dataplane._map("bindings").update(70_000, binding)
+    secret = bytes(dataplane._map("secrets").lookup(0))
+    larger = DataPlane(configure(peers={"max": 512}, nat={"max_bindings": 4096}))
+    larger.ensure()
+    assert {int.from_bytes(bytes(k)): v for k, v in larger._map("addresses").items()} == {n: n for n in range(500)}
+    assert bytes(larger._map("bindings").lookup(70_000)) == bytes(binding)
+    assert bytes(larger._map("secrets").lookup(0)) == secret
+
+
+@pytest.mark.parametrize("changes", [{"peers": {"max": 128}}, {"exit": {"ipv4": ["203.0.113.11", "203.0.113.10"]}}])
+def test_a_smaller_layout_or_other_exits_begin_anew(
+    dataplane: DataPlane, configure: ConfigFactory, changes: dict[str, object]
+) -> None:
+    dataplane._map("addresses").update(bytes(16), 5)
+    other = DataPlane(configure(**changes))
+    other.ensure()
+    assert not list(other._map("addresses").items())
+
+
+def test_packets_meet_a_program_at_every_moment_of_an_exchange(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    """A sender goes on while the programs are exchanged: what the guard lets in, nat_in has counted, too."""
+    stop = threading.Event()
+    frame = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)  # an Ethertype for experiments
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("far-up0", 0))
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            while not stop.wait(0.0002):
+                sent += sender.send(frame) == len(frame)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            for timeout in (200, 300):
+                changed = DataPlane(configure(nat={"udp_timeout": timeout}))
+                changed.ensure()
+        finally:
+            stop.set()
+            thread.join()
+    counted = changed.counters()
+    assert sent > 500
+    assert counted["GUARD_PASSED"] >= sent, "neighbour discovery may add to it"
+    assert counted["IN_PACKETS"] == counted["GUARD_PASSED"]
+
+
+def test_lost_pins_cost_no_state(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    """Someone unmounts the bpffs, or its mount namespace ends: the attached programs hold their maps."""
+    dataplane._map("peers").update(3, dataplane._map("peers").value(generation=9))
+    dataplane.close()
+    bpffs.unmount(dataplane._pins)
+    again = DataPlane(configure())
+    assert all(a.present for a in again.attachments()), "ours are recognised"
+    again.ensure()
+    assert again._map("peers").lookup(3).generation == 9
+    assert bpffs.is_private(again._pins)
+
+
+def test_a_process_that_does_not_see_the_pins_can_still_look(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    """`ip netns exec` and services with a /tmp of their own have a mount namespace of their own, too."""
+    dataplane._map("addresses").update(bytes(16), 5)
+    bpffs.unmount(dataplane._pins)
+    elsewhere = DataPlane(configure())
+    assert elsewhere._map("addresses").lookup(bytes(16)).value == 5
+    assert elsewhere.counters().keys() == dataplane.counters().keys()
+    assert elsewhere.capacities() == dataplane.capacities()
+
+
+def test_what_was_detached_cannot_be_looked_at(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    dataplane.detach()
+    with pytest.raises(KernelError, match="no data plane is loaded"):
+        DataPlane(configure()).counters()
+
+
+def test_programs_without_any_record_are_recognised(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    dataplane.close()
+    bpffs.unmount(dataplane._pins)
+    dataplane._layout_file.unlink()
+    again = DataPlane(configure())
+    again.ensure()
+    assert xdp_id("up0") == pinned(again)["guard"]
+
+
+def test_a_broken_set_of_pins_is_made_anew(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    (dataplane._pins / dataplane._record().build / "nat_in").unlink()
+    again = DataPlane(configure())
+    assert again.ensure().compiled
+    assert filter_ids("up0", Hook.INGRESS) == [pinned(again)["nat_in"]]
+
+
+def take_xdp(dataplane: DataPlane, configure: ConfigFactory) -> int:
+    """Leave a program on up0 that is not jetplane's any more: one without our maps."""
+    source = dataplane._directory.parent / "other.c"
+    source.write_text("int other(struct xdp_md *context) { return XDP_PASS; }\n")
+    build = dataplane._directory.parent / "other-build"
+    target = dataplane._pins / "other"
+    load.load(
+        header="", maps=dataplane._pins / "other-maps", programs=target, build=build, sources=source.parent,
+        wanted=[Program("other", "other.c", ProgramType.XDP)], map_names=[],
+    )  # fmt: skip
+    ip(f"link set dev up0 xdp pinned {target}/other")
+    return xdp_id("up0")
+
+
+def test_anothers_xdp_program_is_refused_and_stays(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    ip("link set dev up0 xdp off")
+    theirs = take_xdp(dataplane, configure)
+    with pytest.raises(KernelError, match=rf"up0: an XDP program that is not jetplane's is attached \(id {theirs}\)"):
+        DataPlane(configure(nat={"udp_timeout": 200})).ensure()
+    assert xdp_id("up0") == theirs
+    dataplane.detach()
+    assert xdp_id("up0") == theirs
+
+
+def add_filter(dataplane: DataPlane, priority: int) -> None:
+    """A filter under another handle, by somebody else's will; that its program is one of ours matters to nobody."""
+    program = dataplane._pins / dataplane._record().build / "nat_in"
+    ip(f"tc filter add dev up0 egress prio {priority} handle 1 bpf da object-pinned {program}")
+
+
+def test_anothers_filter_behind_ours_stays(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    add_filter(dataplane, priority=50)
+    DataPlane(configure(nat={"udp_timeout": 200})).ensure()
+    dataplane.detach()
+    left = ip("tc filter show dev up0 egress")
+    assert "pref 50 bpf" in left
+    assert "jetplane" not in left
+
+
+def test_anothers_filter_before_ours_is_refused(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    add_filter(dataplane, priority=1)
+    before = filter_ids("up0", Hook.EGRESS)
+    with pytest.raises(KernelError, match="up0: a bpf filter that is not jetplane's stands first at tc egress"):
+        DataPlane(configure(nat={"udp_timeout": 200})).ensure()
+    assert filter_ids("up0", Hook.EGRESS) == before
+
+
+class _Attach(ctypes.Structure):
+    """The BPF_PROG_ATTACH member of union bpf_attr."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("target", "fd", "type", "flags", "replace", "relative")),
+        ("revision", ctypes.c_uint64),
+    ]
+
+
+def test_a_tcx_program_that_would_run_first_is_refused(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    """tcx came with Linux 6.6; on an older kernel there is nothing that could run first."""
+    with bpf.opened(bpf.obj_get(dataplane._pins / dataplane._record().build / "nat_in")) as fd:
+        if bpf.call(8, _Attach(interface_index("up0"), fd, type=47)) == -errno.EINVAL:
+            assert tuple(map(int, platform.release().split(".")[:2])) < (6, 6)
+            return
+        with pytest.raises(KernelError, match=r"up0: tcx programs, ids \[\d+\], run before jetplane's at tc egress"):
+            dataplane.ensure()
+
+
+def test_a_changed_uplink_leaves_nothing_on_the_old_one(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    ip("link add up1 type veth peer name far-up1")
+    changed = DataPlane(configure(uplink={"interface": "up1"})).ensure().changed
+    assert "no longer configured" in changed[-1]
+    assert xdp_id("up0") == 0
+    assert xdp_id("up1") != 0
+    assert "clsact" not in ip("tc qdisc show dev up0")
+    assert "clsact" in ip("tc qdisc show dev up1")
+
+
+def test_detaching_finds_what_an_earlier_configuration_attached(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    ip("link add up1 type veth peer name far-up1")
+    DataPlane(configure(uplink={"interface": "up1"})).detach()
+    assert xdp_id("up0") == 0
+    assert "clsact" not in ip("tc qdisc show")
+
+
+def test_an_ingress_qdisc_in_the_way_is_named_and_nothing_is_begun(pristine: ConfigFactory) -> None:
+    ip("tc qdisc add dev up0 ingress")
+    with pytest.raises(KernelError, match="up0: an ingress qdisc stands where clsact belongs") as raised:
+        DataPlane(pristine()).ensure()
+    assert "tc qdisc del dev up0 ingress" in raised.value.hint
+    assert not (pristine().run_directory / "bpf").exists()
+
+
+def test_a_missing_interface_is_named_and_nothing_is_begun(pristine: ConfigFactory) -> None:
+    new = DataPlane(pristine(uplink={"interface": "nowhere0"}))
+    with pytest.raises(KernelError, match="nowhere0: no such interface"):
+        new.ensure()
+    assert not new._pins.exists()
+    assert [a.present for a in new.attachments()] == [False] * 4
+
+
+def test_a_driver_without_native_xdp_gets_generic(pristine: ConfigFactory) -> None:
+    made = DataPlane(pristine(uplink={"interface": "lo"}))
+    changed = made.ensure().changed
+    assert "generic: the driver refused native mode" in changed[-1]
+    assert made.attachments()[-1].mode == "generic"
+    assert (
+        DataPlane(pristine(uplink={"interface": "lo"}, nat={"udp_timeout": 200}))
+        .ensure()
+        .changed[-1]
+        .endswith("replaced")
+    )
+
+
+def test_when_one_program_cannot_be_attached_the_others_leave_again(pristine: ConfigFactory) -> None:
+    made = DataPlane(pristine(uplink={"interface": "lo", "xdp": "native"}))
+    with pytest.raises(KernelError, match=r"guard on lo \(xdp\): attaching an XDP program in native mode"):
+        made.ensure()
+    assert not any(a.present for a in made.attachments())
+    assert not bpffs.is_mounted(made._pins)
+
+
+def test_when_an_exchange_fails_the_old_programs_are_back(configure: ConfigFactory) -> None:
+    made = DataPlane(configure(uplink={"interface": "lo"}))
+    made.ensure()
+    before = pinned(made)
+    made._map("addresses").update(bytes(16), 5)
+    with pytest.raises(KernelError):
+        DataPlane(configure(uplink={"interface": "lo", "xdp": "native"}, nat={"max_bindings": 2048})).ensure()
+    assert pinned(made) == before
+    assert filter_ids("lo", Hook.EGRESS) == [before["leak_guard"]]
+    assert xdp_id("lo") == before["guard"]
+    assert DataPlane(configure(uplink={"interface": "lo"}))._map("addresses").lookup(bytes(16)).value == 5
+
+
+def test_a_change_of_mode_is_made(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    DataPlane(configure(uplink={"xdp": "generic"})).ensure()
+    assert dataplane.attachments()[-1].mode == "generic"
+    DataPlane(configure(uplink={"xdp": "native"})).ensure()
+    assert dataplane.attachments()[-1].mode == "native"
+
+
+def test_a_reload_that_does_not_compile_changes_nothing(
+    dataplane: DataPlane, configure: ConfigFactory, sources: Path
+) -> None:
+    before = pinned(dataplane)
+    (sources / "small.bpf.c").write_text("int guard(void) { return nothing; }\n")
+    with pytest.raises(CompileError):
+        DataPlane(configure()).ensure()
+    assert pinned(dataplane) == before
+    assert xdp_id("up0") == before["guard"]
+
+
+def test_nothing_is_left_after_detaching(dataplane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pins, "PROGRAMS", ())  # no compiler, no list of programs: detaching asks for neither
+    dataplane.detach()
+    assert xdp_id("up0") == 0
+    assert "clsact" not in ip("tc qdisc show")
+    assert not bpffs.is_mounted(dataplane._pins)
+    assert not list(dataplane._directory.iterdir())
+
+
+def test_detaching_twice_or_without_anything_is_fine(dataplane: DataPlane, configure: ConfigFactory) -> None:
+    dataplane.detach()
+    dataplane.detach()
+    DataPlane(configure(uplink={"interface": "nowhere0"})).detach()
+
+
+def test_a_qdisc_that_was_there_before_stays(configure: ConfigFactory) -> None:
+    ip("tc qdisc add dev up0 clsact")
+    made = DataPlane(configure())
+    made.ensure()
+    made.detach()
+    assert "clsact" in ip("tc qdisc show dev up0")
+
+
+def test_a_tunnel_that_is_gone_does_not_keep_the_rest(dataplane: DataPlane) -> None:
+    ip("link del jet0")
+    dataplane.detach()
+    assert xdp_id("up0") == 0
