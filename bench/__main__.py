@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import bindings, bulk, cores, flood, forwarding, programs, relayed, results
+from bench import (
+    bindings,
+    bulk,
+    cores,
+    fairness,
+    flood,
+    forwarding,
+    programs,
+    relayed,
+    results,
+    scrapes,
+    shaping,
+)
 from bench.command import run, say
 from bench.contenders import contenders
 from bench.plot import plot
@@ -18,6 +30,14 @@ QUICK, FULL = (3, 100_000), (11, 300_000)
 """Rounds, and packets of each measurement."""
 _BULK_ROUNDS = 7
 """Of TCP, which takes a second each time."""
+_APART: dict[str, Callable[..., Iterator[Row]]] = {
+    "fairness": fairness.measure,
+    "policing": shaping.measure,
+    "scrape": scrapes.measure,
+}
+"""Benches with labs of their own, by what their rows say."""
+_APART_ROUNDS = {"policing": 5, "scrape": 5}
+"""Of those that take a minute a round."""
 _IDLE_ENOUGH = 0.85
 """Two cores are measured by the clock on the wall: whoever else uses the machine would be measured, too."""
 
@@ -32,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--vm", action="store_true", help="instead: behind the kernel's WireGuard, in a guest, written to vm.*"
     )
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=_APART,
+        help="nothing but this; its rows take the place of those that are in latest.* (may be given more than once)",
+    )
     parser.add_argument("--output", type=Path, default=results.DIRECTORY, help="where latest.* go")
     options = parser.parse_args(arguments)
     return run(lambda: _measure(options))
@@ -45,13 +71,22 @@ def _measure(options: argparse.Namespace) -> int:
         results.write(options.output, head, rows, name="vm")
         print(results.markdown(head, rows))
         return 0
+    if options.only:
+        measured = [row for name in dict.fromkeys(options.only) for row in _apart(name, options.rounds or rounds)]
+        _plot(options.output, *results.merge(options.output, head, measured))
+        print(results.markdown(head, measured))
+        return 0
     notes = _notes()
     rows = list(_run(options.rounds or rounds, packets, notes, full=not options.quick))
     head["notes"] = notes
     results.write(options.output, head, rows)
-    plot(options.output / "latest.svg", rows, f"{head['cpu']}, Linux {head['kernel']}, {head['date']}")
+    _plot(options.output, head, rows)
     print(results.markdown(head, rows))
     return 0
+
+
+def _plot(directory: Path, head: dict[str, object], rows: Sequence[Row]) -> None:
+    plot(directory / "latest.svg", rows, f"{head['cpu']}, Linux {head['kernel']}, {head['date']}")
 
 
 def _in_guests() -> list[Row]:
@@ -84,13 +119,20 @@ def _run(rounds: int, packets: int, notes: list[str], *, full: bool) -> Iterator
         else:
             cores.give_nodes_their_own(made)
             yield from forwarding.measure(laid, cores.TWO_CORES, rounds=rounds, packets=2 * packets, say=say)
+    yield from _apart("fairness", rounds)
     if full:
+        yield from _apart("policing", rounds)
+        yield from _apart("scrape", rounds)
         try:
             yield from bindings.million(rounds=rounds, say=say)
         except JetplaneError as error:
             notes.append(f"A million bindings were not measured: {error}")
     else:
-        notes.append("A million bindings are measured in the full run only.")
+        notes.append("Policing, scrapes and a million bindings are measured in the full run only.")
+
+
+def _apart(name: str, rounds: int) -> Iterator[Row]:
+    yield from _APART[name](rounds=min(rounds, _APART_ROUNDS.get(name, rounds)), say=say)
 
 
 def _notes() -> list[str]:

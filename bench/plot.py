@@ -9,11 +9,14 @@ from typing import Any
 
 from bench.results import Row
 
+_RATES = ("Mpps", "% of fair share", "% of the plan")
+"""Units, or how they begin, of which more is better."""
+
 
 def plot(path: Path, rows: Sequence[Row], caption: str) -> None:
     """Draw the ratio of every row that has a rival and a rate: right of the line jetplane is faster."""
     plt = _pyplot()
-    shown = [row for row in rows if row.ratio is not None and row.unit.startswith("Mpps")]
+    shown = [row for row in rows if row.ratio is not None and row.unit.startswith(_RATES)]
     rivals = sorted({row.rival for row in shown if row.rival})
     labels = list(dict.fromkeys(f"{row.bench}: {row.metric}" for row in shown))
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(labels) + 1.6), layout="constrained")

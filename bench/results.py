@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from jetplane.errors import JetplaneError
+
 DIRECTORY = Path(__file__).with_name("results")
 
 
@@ -79,13 +81,40 @@ def write(directory: Path, head: dict[str, object], rows: Sequence[Row], *, name
     (directory / f"{name}.md").write_text(markdown(head, rows), encoding="utf-8")
 
 
+def merge(
+    directory: Path, head: dict[str, object], rows: Sequence[Row], *, name: str = "latest"
+) -> tuple[dict[str, object], list[Row]]:
+    """Put the rows of some benches in the place of those that were there; all others stay. Returns the whole.
+
+    Rows of one bench are always of one run, and the header says of which ("apart"). Raises JetplaneError when there
+    are no results, or when they are of another machine: then the whole must be measured anew.
+    """
+    path = directory / f"{name}.json"
+    try:
+        content = json.loads(path.read_bytes())
+        before, there = dict(content["header"]), [Row(**row) for row in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise JetplaneError(f"bench: {path}: no results to put rows into", hint="run the whole bench first") from None
+    if any(before.get(key) != head[key] for key in ("machine", "cpu", "cpus")):
+        raise JetplaneError(f"bench: {path}: results of another machine", hint="run the whole bench")
+    fresh = dict.fromkeys(row.bench for row in rows)
+    said = {key: head[key] for key in _OF_A_RUN}
+    before["apart"] = before.get("apart", {}) | dict.fromkeys(fresh, said)
+    whole = [row for row in there if row.bench not in fresh] + [*rows]
+    write(directory, before, whole, name=name)
+    return before, whole
+
+
+_OF_A_RUN = ("kernel", "commit", "date", "load_before")
+
+
 def markdown(head: dict[str, object], rows: Sequence[Row]) -> str:
     """The rows as a table, with the header above it in words."""
     jit = "on" if head["bpf_jit"] else "off"
     lines = [
         f"{head['cpu']}, {head['cpus']} CPUs, Linux {head['kernel']}, BPF JIT {jit}, commit {head['commit']},",
         f"{head['date']}, load before the run {head['load_before']}.",
-        *([""] + [f"- {note}" for note in notes] if isinstance(notes := head["notes"], list) and notes else []),
+        *([""] + [f"- {note}" for note in notes] if (notes := _notes(head)) else []),
         "",
         "| bench | metric | unit | jetplane | rival | its value | ratio | spread | rounds |",
         "| --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
@@ -99,6 +128,20 @@ def markdown(head: dict[str, object], rows: Sequence[Row]) -> str:
             f" | {ratio} | {spread} | {row.rounds} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _notes(head: dict[str, object]) -> list[str]:
+    notes, apart = head["notes"], head.get("apart", {})
+    assert isinstance(notes, list)
+    assert isinstance(apart, dict)
+    return [
+        *map(str, notes),
+        *(
+            f"{bench}: measured apart, Linux {said['kernel']}, commit {said['commit']}, {said['date']}, load before "
+            f"the run {said['load_before']}."
+            for bench, said in apart.items()
+        ),
+    ]
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from bench import frames, results
+from bench import fairness, frames, results, scrapes
 from jetplane.errors import JetplaneError
 
 MAC = bytes.fromhex("020000000001")
@@ -88,3 +90,54 @@ def test_results_have_the_form_that_all_benches_share(tmp_path: Path) -> None:
     table = (tmp_path / "latest.md").read_text()
     assert "| a | b | Mpps | 1 | r | 2 | **0.50** | 0.00 | 1 |" in table
     assert "- a note" in table
+
+
+def test_rows_of_one_bench_take_the_place_of_its_old_ones_and_say_when_they_were_made(tmp_path: Path) -> None:
+    head = results.header(quick=False)
+    kept, old = results.alone("kept", "x", "ns", [1.0]), results.alone("renewed", "gone", "ns", [2.0])
+    results.write(tmp_path, head, [old, kept])
+    fresh = [results.alone("renewed", "a", "ns", [3.0]), results.alone("renewed", "b", "ns", [4.0])]
+    results.merge(tmp_path, head | {"commit": "later", "date": "today"}, fresh)
+    content = json.loads((tmp_path / "latest.json").read_text())
+    assert [(row["bench"], row["metric"]) for row in content["rows"]] == [
+        ("kept", "x"), ("renewed", "a"), ("renewed", "b"),
+    ]  # fmt: skip
+    assert content["header"]["commit"] == head["commit"]
+    assert content["header"]["apart"]["renewed"]["commit"] == "later"
+    assert "- renewed: measured apart, Linux " in (tmp_path / "latest.md").read_text()
+
+
+def test_rows_of_two_machines_are_never_put_together(tmp_path: Path) -> None:
+    head = results.header(quick=False)
+    results.write(tmp_path, head | {"cpu": "another"}, [])
+    before = (tmp_path / "latest.json").read_bytes()
+    with pytest.raises(JetplaneError, match="results of another machine"):
+        results.merge(tmp_path, head, [results.alone("a", "b", "ns", [1.0])])
+    assert (tmp_path / "latest.json").read_bytes() == before
+
+
+def test_without_results_there_is_nothing_to_put_rows_into(tmp_path: Path) -> None:
+    with pytest.raises(JetplaneError, match="no results to put rows into"):
+        results.merge(tmp_path, results.header(quick=False), [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_99th_percentile_is_what_one_in_a_hundred_exceeds() -> None:
+    found = scrapes.latencies([float(number) for number in range(1000)])
+    assert (found.median, found.p99) == (499.5, 990.0)
+    assert scrapes.latencies([3.0, 1.0, 2.0]) == scrapes.Latencies(2.0, 3.0)
+
+
+def test_a_sender_that_could_not_send_enough_is_noticed() -> None:
+    enough = Counter(dict.fromkeys(range(fairness.PEERS), math.ceil(fairness.fair_datagrams(1))))
+    assert fairness.Offered(enough, 1.0).is_meant(greedy=False)
+    assert not fairness.Offered(enough, 1.0).is_meant(greedy=True), "the greedy one has sent no more than the others"
+    greedy = enough + Counter({0: math.ceil(fairness.fair_datagrams(1) * fairness.LINE_KBIT / 1000)})
+    assert fairness.Offered(greedy, 1.0).is_meant(greedy=True)
+    assert not fairness.Offered(greedy, 1.1).is_meant(greedy=True)
+    assert not fairness.Offered(greedy - Counter({17: 1}), 1.0).is_meant(greedy=True)
+
+
+def test_the_line_carries_what_all_plans_add_up_to_and_not_two_more() -> None:
+    share = fairness.FAIR_MBIT * 1000 * (1200 + 14) / 1200
+    assert fairness.PEERS * share < fairness.LINE_KBIT < (fairness.PEERS + 2) * share
