@@ -225,7 +225,6 @@ def _bound(namespace: str, address: str) -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         made.bind((address, _PORT))
-        made.setblocking(False)
         return made
 
     return namespaces.inside(namespace, make)
@@ -251,7 +250,7 @@ def _datagram(peer: int, *, counts: bool) -> bytes:
 
 def _received(end: socket.socket) -> tuple[bytes, tuple[str, int]] | None:
     try:
-        return end.recvfrom(2)
+        return end.recvfrom(2, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
 

@@ -92,3 +92,5 @@ def test_both_exporters_tell_of_the_peers_that_there_are(root: None) -> None:
         assert min(node.own.time(20).median, node.own.time(20, first=True).median, node.rival.time(2).median) > 0
         with pytest.raises(JetplaneError, match="does not tell of 7 peers: nothing is measured"):
             dataclasses.replace(node, peers=7).check()
+        with pytest.raises(JetplaneError, match="tells of 0 peers: nothing is measured"):
+            dataclasses.replace(node, rival=node.own).check()
