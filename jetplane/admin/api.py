@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from jetplane.admin.edits import Edits
-from jetplane.admin.messages import Answer, Refused, Reply, Request, error_answer
+from jetplane.admin.edits import Edits, Kind
+from jetplane.admin.messages import Answer, Change, Refused, Reply, Request, error_answer
 from jetplane.admin.rows import row
 from jetplane.errors import JetplaneError, PeerError
 from jetplane.model import Peer, PublicKey
@@ -95,6 +95,7 @@ class Api:
             "/v1/peers": {"GET": self._list},
             "/v1/peers/add": {"POST": self._add},
             "/v1/peers/remove": {"POST": self._remove},
+            "/v1/peers/set": {"POST": self._set},
         }
 
     def handle(self, request: Request, reply: Reply) -> None:
@@ -124,23 +125,28 @@ class Api:
 
     def _add(self, body: bytes, reply: Reply) -> None:
         self._require_files()
-        records = _read(body, _Records).peers
-
-        def done(result: Mapping[str, Any]) -> None:
-            self._control.take_peers()
-            reply(_ok(result))
-
-        self._edits.start("add", self._config_path, msgspec.json.encode(records), done, _failed(reply))
+        self._edit("add", _read(body, _Records).peers, reply)
 
     def _remove(self, body: bytes, reply: Reply) -> None:
         self._require_files()
-        keys = _read(body, _Keys).public_keys
+        self._edit("remove", _read(body, _Keys).public_keys, reply)
+
+    def _set(self, body: bytes, reply: Reply) -> None:
+        self._require_files()
+        change = _read(body, Change)
+        if not change.flags:
+            message = "nothing to set: expected restricted, statistics or both"
+            raise Refused(HTTPStatus.BAD_REQUEST, "bad_request", message)
+        self._edit("set", change, reply)
+
+    def _edit(self, kind: Kind, wanted: object, reply: Reply) -> None:
+        """Change the files by a process of its own, then take from them what they have now."""
 
         def done(result: Mapping[str, Any]) -> None:
             self._control.take_peers()
             reply(_ok(result))
 
-        self._edits.start("remove", self._config_path, msgspec.json.encode(keys), done, _failed(reply))
+        self._edits.start(kind, self._config_path, msgspec.json.encode(wanted), done, _failed(reply))
 
     def _forget(self, body: bytes, reply: Reply) -> None:
         """The key is cut off at once. Its record, if it stands in a file, is taken out by a process of its own."""

@@ -1,7 +1,7 @@
-"""One change of the peers' files: `python -m jetplane.admin.edit add|remove|forget CONFIG`, run by edits.
+"""One change of the peers' files: `python -m jetplane.admin.edit add|remove|set|forget CONFIG`, run by edits.
 
-Standard input is a JSON list of records (add) or of public keys; standard output is one JSON object: where and how
-many, or `error`. It says nothing else.
+Standard input is a JSON list of records (add) or of public keys, or a Change (set); standard output is one JSON object:
+where and how many, or `error`. It says nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from jetplane import config
+from jetplane.admin.messages import Change
 from jetplane.config import Config
 from jetplane.errors import JetplaneError, PeerError
 from jetplane.model import PublicKey
@@ -42,6 +43,12 @@ def remove(settings: Config, keys: tuple[str, ...]) -> dict[str, Any]:
     return {"files": [str(file) for file in files.remove(settings.peers.path, unwanted)], "count": len(unwanted)}
 
 
+def change(settings: Config, wanted: Change) -> dict[str, Any]:
+    """Set flags of the records of these keys; of all of them or, when one is not there, of none."""
+    keys = frozenset(map(PublicKey.parse, wanted.public_keys))
+    return {"files": [str(f) for f in files.change(settings.peers.path, keys, wanted.flags)], "count": len(keys)}
+
+
 def forget(settings: Config, keys: tuple[str, ...]) -> dict[str, Any]:
     """The same, but that there is none is fine."""
     try:
@@ -54,6 +61,8 @@ def _work(kind: str, settings: Config, body: bytes) -> dict[str, Any]:
     refuse_unless_files(settings)
     if kind == "add":
         return add(settings, msgspec.json.decode(body, type=tuple[Record, ...]))
+    if kind == "set":
+        return change(settings, msgspec.json.decode(body, type=Change))
     keys = msgspec.json.decode(body, type=tuple[str, ...])
     return forget(settings, keys) if kind == "forget" else remove(settings, keys)
 

@@ -21,7 +21,7 @@ import msgspec
 from jetplane.admin.messages import Refused
 from jetplane.errors import JetplaneError
 
-Kind = Literal["add", "remove", "forget"]
+Kind = Literal["add", "remove", "set", "forget"]
 Done = Callable[[Mapping[str, Any]], None]
 Failed = Callable[[JetplaneError], None]
 Later = Callable[[float, str, Callable[[], object]], None]

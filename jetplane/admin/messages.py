@@ -44,6 +44,23 @@ Reply = Callable[[Answer], None]
 """Gives the answer to a request, at once or later, exactly once."""
 
 
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is set in the records of these keys; None: stays as it is."""
+
+    public_keys: tuple[str, ...]
+    restricted: bool | None = None
+    statistics: bool | None = None
+
+    def __repr__(self) -> str:
+        return "Change(hidden)"
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """Those that are to be set, by their names in a record."""
+        both = {"restricted": self.restricted, "statistics": self.statistics}
+        return {name: flag for name, flag in both.items() if flag is not None}
+
+
 class Refused(JetplaneError):
     """A request that gets an error: `code` is for programs, the message and the hint are for people."""
 

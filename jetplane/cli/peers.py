@@ -9,6 +9,7 @@ import click
 
 from jetplane import config, lifecycle
 from jetplane.admin import client, edit, rows
+from jetplane.admin.messages import Change
 from jetplane.cli import show
 from jetplane.cli.ask import ask_or
 from jetplane.cli.client import client_config
@@ -23,7 +24,7 @@ from jetplane.sources import files, records
 
 @click.group("peers")
 def group() -> None:
-    """Add, remove, list and forget peers. A running node follows at once."""
+    """Add, remove, change, list and forget peers. A running node follows at once."""
 
 
 group.add_command(client_config)
@@ -88,6 +89,33 @@ def remove(*, config_path: Path, as_json: bool, public_keys: tuple[str, ...]) ->
     body = {"public_keys": public_keys}
     done = ask_or(settings, "/v1/peers/remove", body, lambda: edit.remove(settings, public_keys), quiet=as_json)
     _say(as_json, done, f"removed from {', '.join(done['files'])}")
+
+
+@group.command("set")
+@config_option
+@json_option
+@click.argument("public_keys", nargs=-1, required=True)
+@click.option("--restricted/--no-restricted", default=None, help="Keep the record, process no traffic; or lift that.")
+@click.option("--statistics/--no-statistics", default=None, help="Whether its traffic counts in released figures.")
+def set_(
+    *,
+    config_path: Path,
+    as_json: bool,
+    public_keys: tuple[str, ...],
+    restricted: bool | None,
+    statistics: bool | None,
+) -> None:
+    """Restrict peers, or keep them out of the figures, and lift it again; a running node follows at once.
+
+    Their records stay as they are otherwise, and so do the comments of the files.
+    """
+    wanted = Change(public_keys, restricted, statistics)
+    if not wanted.flags:
+        raise click.UsageError("nothing to set: give --restricted, --statistics, or --no- of one of them")
+    settings = config.load(config_path)
+    body = {"public_keys": public_keys, **wanted.flags}
+    done = ask_or(settings, "/v1/peers/set", body, lambda: edit.change(settings, wanted), quiet=as_json)
+    _say(as_json, done, f"set in {', '.join(done['files'])}")
 
 
 @group.command()

@@ -48,15 +48,22 @@ class About:
             "exit_addresses": list(exits),
             "up_bytes_per_second": peer.rate_up,
             "down_bytes_per_second": peer.rate_down,
-            "ahead_of_rate_ns": {name: _ahead(getattr(peer, name)) for name in ("up", "down", "answers")},
-            "port_blocks": self._blocks(index),
+            "ahead_of_rate_ns": {
+                **{name: _ahead(getattr(peer, name)) for name in ("up", "down", "answers")},
+                "new_flows": _ahead(self._maps["new_flows"].lookup(index)),
+            },
+            **self._ports(index),
         }
 
-    def _blocks(self, index: int) -> int:
-        """How many blocks of ports it holds, of both families and all protocols."""
+    def _ports(self, index: int) -> dict[str, int]:
+        """What it holds of ports, of both families and all protocols."""
         each = len(_names("family", "FAMILY_")) * len(self._protocols)
-        held = (self._maps["peer_blocks"].lookup(index * each + place) for place in range(each))
-        return sum(1 for blocks in held for slot in blocks.slot if slot)
+        held = [self._maps["peer_blocks"].lookup(index * each + place) for place in range(each)]
+        return {
+            "port_blocks": sum(1 for blocks in held for slot in blocks.slot if slot),
+            "system_ports": sum(blocks.system_ports for blocks in held),
+            "connections_at_reused_ports": sum(blocks.reuses for blocks in held),
+        }
 
     def _bindings(self, addresses: Collection[InnerAddress]) -> Iterator[dict[str, Any]]:
         wanted = frozenset(map(bytes, addresses))
@@ -69,6 +76,8 @@ class About:
         remotes = self._more_remotes(frozenset(found))
         for slot, key in found.items():
             binding = self._maps["bindings"].lookup(slot)
+            if not _is_of(binding, key):
+                continue  # it has ended since, and its place may be somebody else's
             more = remotes.get((slot, binding.life >> _SEQUENCE_SHIFT), [])
             yield {
                 "protocol": self._protocols[key.protocol],
@@ -95,6 +104,8 @@ class About:
         for key, slot in self._maps["reuse_inner"].items():
             if bytes(key.address) in wanted:
                 binding = bindings.lookup(slot)
+                if not _is_of(binding, key):
+                    continue
                 yield {
                     "protocol": "tcp",
                     "inner": _place(bytes(key.address), key.port),
@@ -105,11 +116,12 @@ class About:
                 }
 
     def _fragments(self, index: int) -> Iterator[dict[str, Any]]:
+        """Datagrams that have come in fragments; the hash of one that is whole stays until the next sweep."""
         held = self._maps["peer_fragments"].lookup(index)
         for key in filter(None, held.key if held else ()):
             datagram = self._maps["fragments"].lookup(key)
-            if datagram is not None and datagram.peer == index:
-                yield {"datagram": _hash(key), "idle_s": _idle(datagram.tick)}
+            waits = datagram is not None and datagram.peer == index
+            yield {"datagram": _hash(key), "first_came_s_ago": _idle(datagram.tick) if waits else None}
 
     def _statistics(self, index: int) -> dict[str, Any]:
         """What it has used of its clips, as far as that is of the running epoch: the rest says nothing any more."""
@@ -133,6 +145,11 @@ class About:
 
 def _names(enumeration: str, prefix: str) -> tuple[str, ...]:
     return tuple(name.removeprefix(prefix).lower() for name in abi.enumeration(enumeration) if name.startswith(prefix))
+
+
+def _is_of(binding: Any, key: Any) -> bool:
+    """Whether what stands in a place is what the entry that led there is about."""
+    return bytes(binding.inner) == bytes(key.address) and binding.inner_port == key.port
 
 
 def _place(address: bytes, port: int) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,25 +72,37 @@ def remove(path: Path, public_keys: Collection[PublicKey]) -> tuple[Path, ...]:
     Raises UnknownPeer, and changes nothing, when one of the keys stands nowhere; PeerError when it might stand in a
     file that cannot be read.
     """
-    unwanted = frozenset(public_keys)
+    return _edit(path, frozenset(public_keys), _without)
+
+
+def change(path: Path, public_keys: Collection[PublicKey], flags: Mapping[str, bool]) -> tuple[Path, ...]:
+    """Set these flags (`restricted`, `statistics`) of the keys' records and return the files that they stand in.
+
+    Nothing else of a file changes, its comments and order neither; raises as `remove` does.
+    """
+    return _edit(path, frozenset(public_keys), lambda file, positions: _changed(file, positions, flags))
+
+
+def _edit(path: Path, keys: frozenset[PublicKey], rewrite: Callable[[Path, Collection[int]], str]) -> tuple[Path, ...]:
+    """Write the files anew in which records of these keys stand, all of them or none."""
     with _locked(path):
-        found, unreadable = _find(paths(path), unwanted)
-        missing = len(unwanted.difference(*(positions.values() for positions in found.values())))
+        found, unreadable = _find(paths(path), keys)
+        missing = len(keys.difference(*(positions.values() for positions in found.values())))
         if missing and unreadable:
             raise unreadable[0]
         if missing:
-            which = "no peer with this public key" if len(unwanted) == 1 else f"{missing} of the public keys: no peer"
+            which = "no peer with this public key" if len(keys) == 1 else f"{missing} of the public keys: no peer"
             raise UnknownPeer(f"{path}: {which}", hint="`jetplane peers list` shows them")
-        texts = {file: _without(file, positions) for file, positions in found.items()}
+        texts = {file: rewrite(file, positions) for file, positions in found.items()}
         for file, text in texts.items():
             _write(file, text)
     return tuple(texts)
 
 
 def _find(
-    candidates: list[Path], unwanted: frozenset[PublicKey]
+    candidates: list[Path], keys: frozenset[PublicKey]
 ) -> tuple[dict[Path, dict[int, PublicKey]], list[PeerError]]:
-    """File → position → key of the records to remove, and what is wrong with the files that cannot be searched."""
+    """File → position → key of their records, and what is wrong with the files that cannot be searched."""
     found: dict[Path, dict[int, PublicKey]] = {}
     unreadable = []
     for file in candidates:
@@ -99,7 +111,7 @@ def _find(
         except PeerError as error:
             unreadable.append(error)
             continue
-        positions = {index: key for index, item in items if (key := _key(item)) in unwanted and key}
+        positions = {index: key for index, item in items if (key := _key(item)) in keys and key}
         if positions:
             found[file] = positions
     return found, unreadable
@@ -165,6 +177,26 @@ def _without(file: Path, unwanted: Collection[int]) -> str:
     for index in sorted(unwanted, reverse=True):
         del tables[index]
     return tomlkit.dumps(document)
+
+
+def _changed(file: Path, positions: Collection[int], flags: Mapping[str, bool]) -> str:
+    raw = file.read_bytes()
+    if file.suffix == ".json":
+        texts = enumerate(formats.raw_records(file, raw))
+        return _json([msgspec.Raw(_flagged(text, flags)) if index in positions else text for index, text in texts])
+    if file.suffix == ".jsonl":
+        lines = formats.lines(file, raw)
+        return b"".join(_flagged(line, flags) + b"\n" if index in positions else line for index, line in lines).decode()
+    if (after := toml_text.with_flags(raw.decode(), positions, flags)) is not None:
+        return after
+    document = _toml_document(file)
+    for index in positions:
+        document["peer"][index].update(flags)
+    return tomlkit.dumps(document)
+
+
+def _flagged(raw: msgspec.Raw | bytes, flags: Mapping[str, bool]) -> bytes:
+    return json.dumps(msgspec.json.decode(raw, type=dict[str, Any]) | dict(flags), ensure_ascii=False).encode()
 
 
 def _toml_document(file: Path) -> tomlkit.TOMLDocument:

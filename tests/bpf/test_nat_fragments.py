@@ -53,6 +53,7 @@ from tests.bpf.packets import (
     ip,
     wire,
 )
+from tests.bpf.reported import reported
 
 each_family = pytest.mark.parametrize("version", FAMILIES)
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -649,3 +650,25 @@ def test_the_node_s_error_about_a_first_fragment_speaks_of_the_exit(world: Node,
     result = world.run("leak_guard", wire(told / Raw(about)))
     assert Tc(result.verdict) is Tc.OK
     assert result.output == wire(told / Raw(outside))
+
+
+@each_family
+def test_a_report_tells_of_datagrams_on_their_way_and_of_no_one_elses(world: Node, version: int) -> None:
+    def of(inner: dict[int, str]) -> list[dict[str, object]]:
+        return list(reported(world, inner.values())["fragments"])
+
+    port, other = (send_out(world, out_packet(version, "udp", source=i[version])) for i in (INNER, INNER_2))
+    (first, *later), (foreign, *_) = (
+        pieces(answer(version, "udp", end, payload=PAYLOAD), identification=number)
+        for end, number in ((port, 1), (other, 2))
+    )
+    for part in (first, foreign):
+        redirected(world, "nat_in", part)
+    (mine,), (theirs,) = of(INNER), of(INNER_2)
+    assert isinstance(mine["first_came_s_ago"], int) and mine["datagram"] != theirs["datagram"]
+    assert {mine["datagram"], theirs["datagram"]} == {f"{key:016x}" for key, _ in world.maps["fragments"].items()}
+
+    through(world, "nat_in", later)
+    assert of(INNER) == [{"datagram": mine["datagram"], "first_came_s_ago": None}], "its hash is left"
+    sweep(world)
+    assert of(INNER) == []

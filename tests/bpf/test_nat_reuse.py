@@ -51,6 +51,7 @@ from tests.bpf.packets import (
     ip,
     wire,
 )
+from tests.bpf.reported import reported
 
 every_family = pytest.mark.parametrize("version", FAMILIES)
 
@@ -372,3 +373,35 @@ def test_one_exit_address_carries_more_than_64k_connections(make_node: NodeFacto
     change_peer(world, PEER, generation=2)
     assert sweep(world)[0] == FLOWS + PORTS
     assert reused(world) == 0
+
+
+@every_family
+def test_a_report_tells_of_these_connections_and_of_no_one_elses(world: Node, version: int) -> None:
+    for inner in (INNER, INNER_2):
+        spend(world, version, inner)
+    port = send_out(world, out_packet(version, "tcp", sport=3000))
+    send_out(world, out_packet(version, "tcp", source=INNER_2[version], sport=3000, destination=OTHER[version]))
+    (remote,) = {key.remote for key, _ in world.maps["reuse_outer"].items() if key.port == port}
+
+    told = reported(world, INNER.values())
+
+    (connection,) = told["connections_at_reused_ports"]
+    assert connection.pop("idle_s") >= 0
+    assert connection == {
+        "protocol": "tcp",
+        "inner": f"{INNER[version]} port 3000",
+        "exit_address": EXIT[version],
+        "exit_port": port,
+        "state": "opening",
+        "remotes": [f"{remote:016x}"],
+    }
+    assert {b["exit_port"] for b in told["bindings"]} & set(REUSED) == set() and len(told["bindings"]) == PORTS
+    assert [entry["connections_at_reused_ports"] for entry in told["entries"]] == [1]
+    assert SITE[version] not in str(told)
+
+    send_in(world, answer(version, "tcp", port), (INNER[version], 3000))
+    send_out(world, out_packet(version, "tcp", sport=3000, flags="A"))
+    assert [c["state"] for c in reported(world, INNER.values())["connections_at_reused_ports"]] == ["established"]
+    rewrite_life(world, slot_at(world, version, port), age=8000)
+    sweep(world)
+    assert reported(world, INNER.values())["connections_at_reused_ports"] == []

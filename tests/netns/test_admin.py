@@ -214,6 +214,23 @@ def test_peers_are_added_removed_and_forgotten_in_the_files(served: Path, preten
         client.ask(served, "POST", "/v1/peers/remove", {"public_keys": [KEY.text()]})
 
 
+def test_flags_are_set_in_the_files(served: Path, pretender: Pretender) -> None:
+    file = served.parent / "peers.toml"
+    client.ask(
+        served, "POST", "/v1/peers/add", {"peers": [{"public_key": KEY.text(), "allowed_ips": ["10.64.0.2/32"]}]}
+    )
+    before = file.read_text()
+    wanted = {"public_keys": [KEY.text()], "restricted": True}
+    assert client.ask(served, "POST", "/v1/peers/set", wanted) == {"files": [str(file)], "count": 1}
+    assert file.read_text() == before + "restricted = true\n"
+    assert pretender.done == ["take", "take"], "the answer comes when it has been applied"
+    for body in ({"public_keys": [KEY.text()]}, {**wanted, "plan": "fast"}, {**wanted, "restricted": "yes"}):
+        status, answer = talk(served, post("/v1/peers/set", json.dumps(body).encode()))
+        assert (status, answer["error"]["code"]) == (400, "bad_request")
+    with pytest.raises(JetplaneError, match="no peer with this public key"):
+        client.ask(served, "POST", "/v1/peers/set", {**wanted, "public_keys": [PublicKey(bytes(32)).text()]})
+
+
 def test_a_key_is_cut_off_even_if_its_record_cannot_be_removed(served: Path, pretender: Pretender) -> None:
     (served.parent / "peers.toml").write_text("[[peer")
     status, body = talk(served, post("/v1/forget", json.dumps({"public_key": KEY.text()}).encode()))
@@ -239,6 +256,7 @@ def test_peers_from_elsewhere_are_not_edited_here_but_can_be_forgotten(served: P
         b"GET /v1/peers HTTP/1.1\r\nHost: x\r\n\r\n",
         post("/v1/peers/add", b'{"peers": []}'),
         post("/v1/peers/remove", b'{"public_keys": []}'),
+        post("/v1/peers/set", b'{"public_keys": [], "restricted": true}'),
     ):
         status, body = talk(served, sent)
         assert (status, body["error"]["code"]) == (409, "not_file_mode")

@@ -138,7 +138,7 @@ def test_a_restricted_peer_keeps_its_record_and_has_no_traffic_until_that_is_lif
     before, text = observed(both), both.node.peers.read_text()
     with traffic.Stream(visit(both, 0)) as stream:
         stream.wait_for_more(100_000, seconds=30)
-        edit_peer(both, 0, "restricted = true")
+        assert both.node.jetplane("peers", "set", both.public_keys[0], "--restricted").returncode == 0
         stream.wait_for_silence(min(slowness(), 3), seconds=30)
     assert observed(both) == before - 1
     listed = json.loads(both.node.jetplane("peers", "list", "--json").stdout)["peers"]
@@ -146,8 +146,9 @@ def test_a_restricted_peer_keeps_its_record_and_has_no_traffic_until_that_is_lif
     handshake_anew(both, 0)
     assert traffic.ping(visit(both, 0), 2, wait=1) == 0
     wait_until("its bindings to be gone", lambda: live_bindings(both, 0) == 0, seconds=5)
-    both.node.peers.write_text(text)
+    assert both.node.jetplane("peers", "set", both.public_keys[0], "--no-restricted").returncode == 0
     connect(both, 0)
+    both.node.peers.write_text(text)
     assert observed(both) == before
 
 

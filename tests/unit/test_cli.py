@@ -78,6 +78,34 @@ def test_peers_are_added_listed_and_removed(config: str, capsys: pytest.CaptureF
     assert KEYS[0] not in shown.replace("\n", "")
 
 
+def test_flags_of_a_record_are_set_and_lifted(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> list[tuple[bool, bool]]:
+        capsys.readouterr()
+        assert _run("peers", "list", "--config", config, "--json") == 0
+        return [(peer["restricted"], peer["statistics"]) for peer in json.loads(capsys.readouterr().out)["peers"]]
+
+    for number in (0, 1):
+        assert _run("peers", "add", KEYS[number], "--allowed-ip", f"10.64.0.{number + 2}", "--config", config) == 0
+    assert _run("peers", "set", *KEYS[:2], "--restricted", "--no-statistics", "--config", config) == 0
+    assert listed() == [(True, False), (True, False)]
+    assert _run("peers", "set", KEYS[1], "--no-restricted", "--config", config) == 0
+    assert listed() == [(True, False), (False, False)]
+    assert _run("peers", "set", KEYS[1], "--statistics", "--config", config, "--json") == 0
+    file = str(Path(config).parent / "peers.toml")
+    assert json.loads(capsys.readouterr().out) == {"files": [file], "count": 1, "running": False}
+    assert listed() == [(True, False), (False, True)]
+
+
+def test_flags_from_nats_are_set_where_the_record_is(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(config)
+    text = path.read_text().replace('path = "peers.toml"', 'source = "nats"')
+    path.write_text(text + '[nats]\nservers = ["nats://127.0.0.1:4222"]\nbucket = "b"\n')
+    assert _run("peers", "set", KEYS[0], "--restricted", "--config", config) == 1
+    assert (
+        "peers come from nats, not from this node's files (change them where they come from" in capsys.readouterr().err
+    )
+
+
 def test_a_preshared_key_comes_from_a_file_never_from_an_argument(config: str, tmp_path: Path) -> None:
     secret = tmp_path / "psk"
     secret.write_text(KEYS[2] + "\n")
@@ -103,6 +131,9 @@ def test_a_preshared_key_comes_from_a_file_never_from_an_argument(config: str, t
         (("peers", "add", KEYS[0], "--allowed-ip", "10.65.0.2"), 1, "allowed_ips: in no tunnel's prefix"),
         (("peers", "add", KEYS[0]), 2, "Missing option '--allowed-ip'"),
         (("peers", "remove", KEYS[0]), 1, "no peer with this public key"),
+        (("peers", "set", KEYS[0], "--restricted"), 1, "no peer with this public key"),
+        (("peers", "set", "nokey", "--restricted"), 1, "public_key: not base64"),
+        (("peers", "set", KEYS[0]), 2, "nothing to set: give --restricted"),
         (("peers", "add", KEYS[0], "--allowed-ip", "10.64.0.2", "--expires-at", "soon"), 1, "expected a time with its"),
         (("status",), 1, "no node runs here"),
         (("reload",), 1, "no controller listens (start it: jetplane run)"),

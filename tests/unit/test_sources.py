@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jetplane import config
@@ -188,6 +190,39 @@ def test_editing_keeps_comments_and_mode(settings: Config) -> None:
     files.remove(file, [PublicKey.parse(_key(2))])
     assert "# staff" in file.read_text() and "# the boss" in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o640
+
+
+FLAGGED = {
+    "peers.toml": f"""# staff
+[[peer]]
+public_key = "{_key(1)}" # the boss
+allowed_ips = ["10.64.0.2/32"]
+""",
+    "inline.toml": f"""# staff
+peer = [{{ public_key = "{_key(1)}", allowed_ips = ["10.64.0.2/32"] }}] # the boss
+""",
+    "peers.json": json.dumps({"peer": [RECORD]}),
+    "peers.jsonl": f"\n{json.dumps(RECORD)}\n",
+}
+
+
+@pytest.mark.parametrize("name", FLAGGED)
+def test_a_flag_is_set_and_lifted_and_nothing_else_changes(settings: Config, name: str) -> None:
+    key, file = PublicKey.parse(_key(1)), settings.peers.path / name
+    other = settings.peers.path / "other.jsonl"
+    other.write_text(text := json.dumps(RECORD | {"public_key": _key(2), "allowed_ips": ["10.64.0.9"]}) + "\n")
+    file.write_text(FLAGGED[name])
+    before = next(placed for placed in files.read(file))
+    assert files.change(settings.peers.path, [key], {"restricted": True, "statistics": False}) == (file,)
+    (after,) = files.read(file)
+    assert after == replace(before, record=msgspec.structs.replace(before.record, restricted=True, statistics=False))
+    assert all(word in file.read_text() for word in ("# staff", "# the boss") if word in FLAGGED[name])
+    files.change(settings.peers.path, [key], {"restricted": False, "statistics": True})
+    assert files.read(file) == (before,)
+    assert other.read_text() == text
+    with pytest.raises(files.UnknownPeer, match="1 of the public keys: no peer"):
+        files.change(settings.peers.path, [key, PublicKey.parse(_key(3))], {"restricted": True})
+    assert files.read(file) == (before,), "all or none"
 
 
 def test_a_refused_peer_changes_nothing(settings: Config) -> None:
