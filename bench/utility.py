@@ -7,6 +7,7 @@ its noise, exactly as on a node. Needs no root.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import command, forecast, population, results
+from bench import command, population, results
 from bench.population import Day
 from bench.results import Row
+from jetplane.capacity import forecast
+from jetplane.capacity.outlook import BUSY_HOURS, busy
 from jetplane.config import Metrics
 from jetplane.metrics import noise, released
 from jetplane.metrics.epochs import NUMBERS
@@ -158,27 +161,35 @@ def fleet(seed: int) -> Iterator[Row]:
         yield results.alone(size, f"{name}: error of the sum", "% of the mean", _in_percent_of_the_mean(sums))
 
 
-def daily_peak(active: Sequence[int]) -> float:
-    """The busiest three hours' mean: the maximum of noisy figures would be too high."""
-    return sum(sorted(active)[-3:]) / 3
-
-
 def forecasts(runs: Sequence[Course]) -> Iterator[Row]:
-    """Days until full by the released figures beside those by the truth, the same fit for both."""
+    """Days until full by the released figures beside those by the truth: what `jetplane capacity` makes of both."""
     size = f"{runs[0].peers:,} peers"
-    for what, peak in (("busiest hours' peers", True), ("down_bytes", False)):
-        own, exact = [], []
+    for what, name in (("busiest hours' peers", "active_peers"), ("down_bytes", "down_bytes")):
+        own, exact, held = [], [], []
         for run in runs:
-            truth = [_load(day, peak=peak) for day in run.truth]
-            told = [_load(day, peak=peak) for day in run.told]
-            capacity, today = _HEADROOM * max(truth), len(truth) - 1
-            exact.append(float(forecast.fit(truth).full_after(capacity, today)))
-            own.append(float(forecast.fit(told).full_after(capacity, today)))
+            truth, told = _loads(run.truth, name), _loads(run.told, name)
+            capacity, today = _HEADROOM * max(truth.values()), len(truth) - 1
+            by_truth, by_told = forecast.fit(truth), forecast.fit(told, _deviation(name))
+            exact.append(float(by_truth.full_after(capacity, today)))
+            own.append(float(by_told.full_after(capacity, today)))
+            earliest, latest = (by_told.full_after(capacity, today, bars=bars) for bars in (1, -1))
+            held.append(100.0 * (earliest <= exact[-1] <= latest))
         yield results.compared(size, f"full, by {what}", "days from now", own, "the truth", exact)
+        yield results.alone(size, f"full, by {what}: the truth's day within the interval", "%", [sum(held) / len(held)])
 
 
-def _load(day: Day | Told, *, peak: bool) -> float:
-    return daily_peak(day.active) if peak else day.sums["down_bytes"]
+def _loads(days: Sequence[Day | Told], name: str) -> dict[int, float]:
+    """One value a day, as the forecast takes it."""
+    if name != "active_peers":
+        return {number: float(day.sums[name]) for number, day in enumerate(days)}
+    hours = {24 * number + hour: float(n) for number, day in enumerate(days) for hour, n in enumerate(day.active)}
+    return busy(hours, 0)[0]
+
+
+def _deviation(name: str) -> float:
+    """Of one of those values' noise."""
+    sigma = QUANTITIES[name].sigma(CLIPS[name])
+    return sigma / math.sqrt(BUSY_HOURS) if name == "active_peers" else sigma
 
 
 def measure(sizes: Sequence[int], days: int, rounds: int, seed: int) -> Iterator[tuple[list[Course], list[Row]]]:
@@ -207,7 +218,7 @@ def plot(path: Path, courses: Sequence[Course]) -> None:
         _draw(axes[1][column], days, QUANTITIES["down_bytes"].sigma(CLIPS["down_bytes"]) / 1e12)
         later = range(len(days) + 70)
         for values, colour in zip(zip(*days, strict=True), ("black", "tab:blue"), strict=True):
-            fitted = forecast.fit(values)
+            fitted = forecast.fit(dict(enumerate(values)))
             axes[1][column].plot(later, [fitted.at(day) for day in later], color=colour, linestyle=":", linewidth=1)
         axes[1][column].axhline(
             _HEADROOM * max(truth for truth, _ in days), color="tab:red", linewidth=0.8, label="full"

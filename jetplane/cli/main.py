@@ -15,6 +15,7 @@ from jetplane import report as reporting
 from jetplane.admin import client
 from jetplane.cli import lab, logs, maintenance, peers, show
 from jetplane.cli.audit import audit
+from jetplane.cli.capacity import capacity
 from jetplane.cli.options import config_option, json_option, print_json
 from jetplane.errors import JetplaneError
 
@@ -96,6 +97,7 @@ def demo(*, as_json: bool) -> None:
 for command in (maintenance.reload, maintenance.drain, maintenance.undrain, maintenance.sessions):
     cli.add_command(command)
 cli.add_command(audit)
+cli.add_command(capacity)
 cli.add_command(peers.group)
 cli.add_command(lab.group)
 

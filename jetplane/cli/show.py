@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jetplane import abi
+from jetplane.capacity import Forecast, Outlook
 from jetplane.lab.state import LabState
 from jetplane.preflight import Check
 from jetplane.privacy.question import Check as Promise
@@ -152,6 +153,62 @@ def sessions(told: Mapping[str, Any]) -> None:
         state = "" if name not in told["draining"] else "drained" if count == 0 else "draining"
         table.add_row(name, "unknown" if count is None else f"{count:,}", state)
     _console.print(table)
+
+
+def outlook(told: Outlook) -> None:
+    """When which place is full, with the error bars of each figure."""
+    table = _table("place", "what", "today", "capacity", "more each day", "full")
+    for place in told.places:
+        name = f"{place.name}, {place.nodes} nodes" if place.kind == "region" else place.name
+        for item in place.forecasts:
+            shown = _peers if item.unit == "peers" else _mbit
+            table.add_row(
+                name,
+                _QUANTITIES[item.quantity],
+                f"{shown(item.today)} ± {shown(item.today_error)}",
+                "not known" if item.capacity is None else shown(item.capacity),
+                f"{shown(item.a_day)} ± {shown(item.a_day_error)}",
+                _until(item),
+            )
+    _console.print(table)
+    for place in told.places:
+        for item in place.forecasts:
+            if item.clipped_peers:
+                _console.print(
+                    f"{place.name}, {_QUANTITIES[item.quantity]}: of some {item.clipped_peers:,.0f} peers a day not all"
+                    " bytes are counted; it is more than is shown, and full earlier",
+                    soft_wrap=True,
+                )
+    for name, why in told.left_out:
+        _console.print(f"left out: {name}: {why}", soft_wrap=True)
+
+
+_QUANTITIES = {
+    "active_peers": "active peers, busiest hours",
+    "up": "Mbit/s up, busiest hours",
+    "down": "Mbit/s down, busiest hours",
+}
+
+
+def _peers(count: float) -> str:
+    return f"{count:,.0f}" if abs(count) >= 100 else f"{count:,.1f}"
+
+
+def _mbit(bytes_per_second: float) -> str:
+    return _peers(bytes_per_second / 125_000)
+
+
+def _until(item: Forecast) -> str:
+    earliest, line, latest = item.days
+    if item.capacity is None:
+        return "set uplink.capacity_mbit"
+    if earliest is None:
+        return "not within a year"
+    if line is None:
+        return f"not within a year, in {earliest} days at the earliest"
+    if latest == 0:
+        return "now"
+    return f"in {line} days ({earliest} to {'more than a year' if latest is None else latest})"
 
 
 def lab(state: LabState) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import forecast, population, utility
+from bench import population, utility
 from jetplane.errors import JetplaneError
 from jetplane.metrics.noise import QUANTITIES
 
@@ -25,16 +25,6 @@ def test_a_few_move_most_and_the_evening_is_busy() -> None:
         assert 2 * min(day.active) < max(day.active) == max(day.active[18:23])
         assert 0 < day.sums["down_clipped_peers"] < 1_000
         assert 0.1 < 1 - day.sums["down_bytes"] / day.unclipped["down_bytes"] < 0.6
-
-
-def test_a_line_with_a_week_is_found_again_and_carried_on() -> None:
-    rhythm = (0, 1, 2, 3, -1, -2, -3)
-    found = forecast.fit([100 + 2 * day + rhythm[day % 7] for day in range(28)])
-    assert (round(found.level, 6), round(found.slope, 6)) == (100, 2)
-    assert [round(part, 6) for part in found.rhythm] == list(rhythm)
-    first = next(day for day in range(27, 400) if 100 + 2 * day + rhythm[day % 7] >= 200)
-    assert found.full_after(199.999999, today=27) == first - 27
-    assert forecast.fit([5.0] * 28).full_after(6.0, today=27) == forecast.HORIZON
 
 
 def test_every_figure_goes_through_the_ledger_and_none_twice(tmp_path: Path) -> None:

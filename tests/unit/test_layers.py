@@ -18,7 +18,7 @@ LAYERS = (
     {"lifecycle"},
     {"controller"},
     {"report", "publisher", "admin", "following", "drain"},
-    {"preflight", "audit"},
+    {"preflight", "audit", "capacity"},
     {"node", "sessions", "release"},
     {"wireguard", "dataplane", "network", "sources", "metrics"},
     {"plan", "held", "journal", "health", "schedule", "secret", "status", "lock", "supervisor", "roster", "alarm"},
