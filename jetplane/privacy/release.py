@@ -54,6 +54,22 @@ def _cached(facts: Facts) -> Answer:
     return answer(looked, broken, well, "restart the node, and report this: scraping faster must average nothing away")
 
 
+PROMISED_EPSILON = 1.0
+"""At delta 1e-9, of a peer's UTC day; what metrics.noise is made for."""
+_EPSILON = re.compile(rb"^jetplane_privacy_epsilon (\d+(?:\.\d+)?(?:e[+-]\d+)?)$", re.MULTILINE)
+
+
+def _budget(facts: Facts) -> Answer:
+    told = [float(number) for scrape in facts.release.scrapes for number in _EPSILON.findall(scrape.first)]
+    most = max(told, default=0.0)
+    broken = [f"epsilon is {most:g}, not {PROMISED_EPSILON:g}"] if most > PROMISED_EPSILON else []
+    if facts.release.trouble:
+        broken.append(facts.release.trouble)
+    well = f"epsilon {most:g}" if told else "no figures with noise are released"
+    hint = "remove metrics.active_epoch and metrics.volume_epoch from the configuration: they are for labs"
+    return answer("what the node says that all its figures tell of a peer's UTC day", broken, well, hint)
+
+
 def _co_exporters(facts: Facts) -> Answer:
     looked = f"/metrics of {facts.release.listeners} other listeners in this namespace"
     hint = (
@@ -65,5 +81,6 @@ def _co_exporters(facts: Facts) -> Answer:
 QUESTIONS = (
     Question("metrics", "metrics have the names, labels and values of the manifest, and no others", _metrics),
     Question("metrics-cached", "scraping more often tells nothing more", _cached),
+    Question("privacy-budget", "figures together are (1, 1e-9)-differentially private for a peer's UTC day", _budget),
     Question("co-exporters", "no other exporter tells the exact traffic of the node", _co_exporters),
 )

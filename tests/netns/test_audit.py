@@ -77,6 +77,12 @@ BREAKS: tuple[tuple[str, breaks.Break, str, str], ...] = (
     ),
     ("a file that is written", breaks.other_exporter("kept = open('{lab}/kept', 'w')"), "disk", "/kept"),
     (
+        "epochs of a lab",
+        breaks.run_file("metrics/exposition.txt", "jetplane_privacy_epsilon 187.5\n"),
+        "privacy-budget",
+        "epsilon is 187.5, not 1",
+    ),
+    (
         "answers that differ",
         breaks.other_exporter(
             "import itertools; n = itertools.count(); answer = exporter.Release.answer\n"

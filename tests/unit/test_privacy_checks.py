@@ -9,8 +9,10 @@ import pytest
 
 from jetplane.audit.kernel import prints
 from jetplane.audit.listeners import read
+from jetplane.metrics import noise
 from jetplane.privacy import facts as f
 from jetplane.privacy.checks import judge
+from jetplane.privacy.release import PROMISED_EPSILON
 from jetplane.privacy.traces import kinds
 
 CONTROLLER = f.Process(
@@ -39,7 +41,7 @@ WELL = f.Facts(
     run_directory="/run/jetplane",
     run_file_system="tmpfs",
     release=f.Release(
-        manifest={"jetplane_ready": f.Metric("", lambda _: False)},
+        manifest=dict.fromkeys(("jetplane_ready", "jetplane_privacy_epsilon"), f.Metric("", lambda _: False)),
         scrapes=(f.Scrape("text", b"# HELP x\njetplane_ready 1\n", b"# HELP x\njetplane_ready 1\n", False),),
     ),
 )  # fmt: skip
@@ -99,6 +101,7 @@ ROWS = (
     ("a label more", served(b'jetplane_ready{peer="1"} 1\n'), "metrics", "does not allow"),
     ("no number", served(b"jetplane_ready one\n"), "metrics", "is no number"),
     ("not finite", served(b"jetplane_ready NaN\n"), "metrics", "no finite number"),
+    ("epochs of a lab", served(b"jetplane_privacy_epsilon 1.0001\n"), "privacy-budget", "epsilon is 1.0001, not 1"),
     ("old handshakes", replace(WELL, idle=(f.Idle("jet0", 5, 2, 0),)), "idle-peers", "jet0: 2 peers"),
     ("unreadable peers", replace(WELL, idle=(f.Idle("jet0", 0, 0, 0, "jet0: no"),)), "idle-peers", "jet0: no"),
     ("no search", replace(WELL, memory=f.Memory(trouble="jet0: no search")), "memory", "no search"),
@@ -121,7 +124,11 @@ def test_what_cannot_be_broken_on_this_kernel_is_judged(what: str, facts: f.Fact
 
 def test_without_an_answer_of_the_exporter_nothing_is_believed() -> None:
     facts = replace(WELL, release=replace(WELL.release, scrapes=(), trouble="no answer"))
-    assert broken(facts).keys() == {"metrics", "metrics-cached"}
+    assert broken(facts).keys() == {"metrics", "metrics-cached", "privacy-budget"}
+
+
+def test_what_is_promised_is_what_the_noise_is_made_for() -> None:
+    assert (PROMISED_EPSILON, 1e-9) == (noise.EPSILON, noise.DELTA)
 
 
 def test_long_findings_are_cut_and_counted() -> None:
