@@ -11,10 +11,12 @@ import pytest
 from bench import fairness, scrapes, shaping
 from bench.contenders import FORWARDING, Contender, forwarding_node, jetplane_node
 from bench.delay import Delay
-from bench.forwarding import TRIES, Course
+from bench.forwarding import Course
 from jetplane.errors import JetplaneError
 from jetplane.lab.addresses import LabOptions
 from jetplane.lab.topology import lab
+
+_ATTEMPTS = 5
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_a_greedy_peer_leaves_the_others_their_share_of_the_line(root: None) -> 
         crowd.lay_line()
         crowd.meet()
         for returning in (False, True):
-            attempts = (crowd.shares(returning=returning, greedy=True) for _ in range(TRIES))
+            attempts = (crowd.shares(returning=returning, greedy=True) for _ in range(_ATTEMPTS))
             assert any(found.mean >= 95 and found.greedy < 200 for found in attempts)
 
 
@@ -70,6 +72,15 @@ def test_shares_are_told_only_where_there_was_contention(router: Contender) -> N
     with fairness.Crowd(router) as crowd:
         crowd.meet()
         with pytest.raises(JetplaneError, match="there was no contention"):
+            crowd.shares(returning=False, greedy=True)
+
+
+def test_what_could_not_be_offered_is_not_told(router: Contender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fairness, "OFFERED", 0.5)
+    monkeypatch.setattr(fairness, "TRIES", 1)
+    with fairness.Crowd(router) as crowd:
+        crowd.meet()
+        with pytest.raises(fairness.TooBusyError, match="too busy to send for fifty peers"):
             crowd.shares(returning=False, greedy=True)
 
 
