@@ -13,6 +13,10 @@ import pytest
 from jetplane.lab.waiting import slowness
 from jetplane.wireguard import choose
 from jetplane.wireguard.interface import Kind
+from tests.vm.kernels import CACHE
+
+# Programs are compiled once: for all tests, the guests of tests/vm, and the next run.
+os.environ.setdefault("CACHE_DIRECTORY", str(CACHE))
 
 REQUIRED = frozenset(filter(None, os.environ.get("JETPLANE_REQUIRE", "").split(",")))
 """What this run must not do without; `kernel-wireguard` in the guests of tests/vm."""

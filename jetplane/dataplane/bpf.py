@@ -28,14 +28,7 @@ _SYSCALL = {
 }
 _GENERIC_SYSCALL = 280  # aarch64, riscv64, loongarch64: include/uapi/asm-generic/unistd.h
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _OBJ_PIN, _OBJ_GET = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    7,
-)
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = range(8)
 _PROG_NEXT_ID, _MAP_NEXT_ID = 11, 12
 _PROG_FD_BY_ID, _MAP_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 13, 14, 15, 16
 _TCX_INGRESS, _TCX_EGRESS = 46, 47
@@ -45,6 +38,21 @@ ANY, NOEXIST, EXIST = 0, 1, 2
 
 _u32, _u64 = ctypes.c_uint32, ctypes.c_uint64
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Create(ctypes.Structure):
+    _fields_ = (
+        ("map_type", _u32), ("key_size", _u32), ("value_size", _u32), ("max_entries", _u32), ("map_flags", _u32),
+        ("inner_map_fd", _u32), ("numa_node", _u32), ("map_name", ctypes.c_char * 16),
+    )  # fmt: skip
+
+
+class _Load(ctypes.Structure):
+    _fields_ = (
+        ("prog_type", _u32), ("insn_cnt", _u32), ("insns", _u64), ("license", _u64), ("log_level", _u32),
+        ("log_size", _u32), ("log_buf", _u64), ("kern_version", _u32), ("prog_flags", _u32),
+        ("prog_name", ctypes.c_char * 16),
+    )  # fmt: skip
 
 
 class _Element(ctypes.Structure):
@@ -113,6 +121,42 @@ def opened(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """Make a map of a type (enum bpf_map_type) and return its descriptor, which the caller closes; sizes in bytes."""
+    attributes = _Create(kind, key_size, value_size, max_entries, flags, map_name=name[:15].encode())
+    return checked(call(_MAP_CREATE, attributes), f"making map {name}")
+
+
+def prog_load(kind: int, code: bytes, name: str) -> int:
+    """Load a program of a type (enum bpf_prog_type), eight bytes an instruction; the caller closes its descriptor.
+
+    Raises KernelError; `verifier_log` then says why.
+    """
+    return checked(_load(kind, code, name, log_size=0)[0], f"loading program {name}")
+
+
+def verifier_log(kind: int, code: bytes, name: str) -> str:
+    """What the verifier says of a program that it refuses; empty when that is more than the kernel hands out."""
+    for bits in (16, 20, 24):
+        result, said = _load(kind, code, name, log_size=(1 << bits) - 1)
+        if result >= 0:
+            os.close(result)
+            return ""
+        if result != -errno.ENOSPC:
+            return said
+    return ""
+
+
+def _load(kind: int, code: bytes, name: str, *, log_size: int) -> tuple[int, str]:
+    instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(log_size) if log_size else None
+    attributes = _Load(
+        kind, len(code) // 8, pointer(instructions), pointer(licence), prog_name=name[:15].encode(),
+        log_level=int(log is not None), log_size=log_size, log_buf=pointer(log) if log else 0,
+    )  # fmt: skip
+    return call(_PROG_LOAD, attributes), log.value.decode(errors="replace") if log else ""
 
 
 def obj_get(path: Path | str) -> int:

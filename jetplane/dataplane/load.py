@@ -1,14 +1,16 @@
-"""Has the programs compiled, loaded and pinned by a child process, so that the compiler's 100 MiB leave with it."""
+"""Has the programs compiled by a child process, so that the compiler's 100 MiB leave with it, loaded and pinned."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jetplane import abi, errors
-from jetplane.dataplane import child, toolchain
+from jetplane.dataplane import child, objects, toolchain
+from jetplane.dataplane.install import install
 from jetplane.dataplane.layout import Layout
 from jetplane.dataplane.programs import PROGRAMS, Program
 
@@ -18,11 +20,11 @@ TIMEOUT = 300
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the loader reports."""
+    """What came of it."""
 
     maps: dict[str, Layout]
     seconds: float
-    peak_bytes: int  # of the child's memory
+    peak_bytes: int  # of the compiler's memory; 0 when it had nothing to do
 
 
 def load(
@@ -35,51 +37,57 @@ def load(
     wanted: Sequence[Program] | None = None,
     map_names: Iterable[str] | None = None,
 ) -> Loaded:
-    """Compile each source file once, load every program and pin it at `programs`/NAME.
+    """Compile each source file once, unless that was done before, load every program and pin it at `programs`/NAME.
 
     By default these are all the programs there are, from the C files that jetplane comes with.
     `header` is the text of node.h, whose PIN_ROOT must be `maps`; maps that are pinned there are used, the others
     made. `programs` must not exist: it appears whole or not at all. `build` (outside of bpffs) takes the headers,
     node.h and the logs. Raises RequirementError, CompileError or KernelError.
     """
-    toolchain.bcc_version()
+    began = time.monotonic()
+    version = toolchain.bcc_version()
     source, wanted = (sources or abi.EBPF).resolve(), wanted or PROGRAMS
-    headers = toolchain.make_headers(build / "headers")
-    (build / "node.h").write_text(header, encoding="utf-8")
+    build.mkdir(parents=True, exist_ok=True)
     fresh = programs.with_name(f"new-{programs.name}")  # no dot: bpffs refuses it
     _make(maps)
     _remove(fresh)
     _make(fresh)
     try:
-        report = child.ask(
-            "jetplane.dataplane.load_child",
-            {
-                "headers": str(headers),
-                "flags": [f"-I{source}", f"-I{build.resolve()}"],
-                "sources": [
-                    {
-                        "file": str(source / file),
-                        "programs": {p.name: p.type for p in wanted if p.source == file},
-                    }
-                    for file in dict.fromkeys(p.source for p in wanted)
-                ],
-                "map_names": list(abi.maps() if map_names is None else map_names),
-                "maps": str(maps),
-                "programs": str(fresh),
-                "log_directory": str(build),
-            },
-            timeout=TIMEOUT,
-        )
-        loaded = Loaded(
-            {name: Layout(**entry) for name, entry in report["maps"].items()},
-            report["seconds"],
-            report["peak_bytes"],
-        )
+        names = tuple(abi.maps() if map_names is None else map_names)
+        named, peak = objects.name(header, source, wanted, names, version), 0
+        made = objects.find(named)
+        if made is None:
+            made, peak = _compile(header, build, source, wanted, names)
+            objects.keep(named, made)
+        layouts = install(made, wanted, maps=maps, programs=fresh, logs=build)
         fresh.rename(programs)
     except BaseException:
         _remove(fresh)
         raise
-    return loaded
+    return Loaded(layouts, round(time.monotonic() - began, 3), peak)
+
+
+def _compile(
+    header: str, build: Path, source: Path, wanted: Sequence[Program], map_names: Sequence[str]
+) -> tuple[objects.Object, int]:
+    """The object, and how many bytes of memory the compiler took."""
+    headers = toolchain.make_headers(build / "headers")
+    (build / "node.h").write_text(header, encoding="utf-8")
+    report = child.ask(
+        "jetplane.dataplane.compile_child",
+        {
+            "headers": str(headers),
+            "flags": [f"-I{source}", f"-I{build.resolve()}"],
+            "sources": [
+                {"file": str(source / file), "programs": [p.name for p in wanted if p.source == file]}
+                for file in dict.fromkeys(p.source for p in wanted)
+            ],
+            "map_names": map_names,
+            "log_directory": str(build),
+        },
+        timeout=TIMEOUT,
+    )
+    return objects.Object.of(report["object"]), report["peak_bytes"]
 
 
 def _make(directory: Path) -> None:

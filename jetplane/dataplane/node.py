@@ -24,6 +24,7 @@ from jetplane.dataplane import (
     layout,
     load,
     migrate,
+    objects,
     pins,
     run,
     specialise,
@@ -52,14 +53,12 @@ _REMOTES_AT_LEAST, _REMOTES_PASSES = 65_536, 10
 
 _REMOTE_KEY = 16  # bytes of struct remote_key
 
-_SOURCES = frozenset({".c", ".h", ".def"})
-
 
 @dataclass(frozen=True, slots=True)
 class Ensured:
     """What `ensure` had to do."""
 
-    compiled: bool
+    loaded: bool  # the programs anew
     changed: tuple[str, ...]
 
 
@@ -93,7 +92,7 @@ class DataPlane:
             self._maps.popitem()[1].close()
 
     def ensure(self) -> Ensured:
-        """Compile if need be, fill the maps, attach or exchange the programs. Idempotent.
+        """Compile and load if need be, fill the maps, attach or exchange the programs. Idempotent.
 
         Nothing is attached when an interface is missing, another's program is in the way or the compiler fails; when
         attaching itself fails, the programs that were there before are put back.
@@ -105,13 +104,13 @@ class DataPlane:
             undo.callback(self.close)
             before = layout.load(self._layout_file)
             undo.callback(pins.remove_others, self._pins, *self._directories(before))
-            record, compiled = self._load(before)
+            record, loaded = self._load(before)
             self._open(record)
             changed = [*self._fill(), *self._hooks.attach(self._pins / record.build)]
             layout.save(self._layout_file, record)
             undo.pop_all()
         pins.remove_others(self._pins, *self._directories(record))
-        return Ensured(compiled, tuple(changed))
+        return Ensured(loaded, tuple(changed))
 
     def attachments(self) -> tuple[Attachment, ...]:
         """What is attached, place by place; also when nothing is loaded."""
@@ -238,7 +237,11 @@ class DataPlane:
 
     def _names(self) -> tuple[Path, Path, str]:
         """The directories of maps and programs, and the text of node.h."""
-        texts = {path.name: path.read_text(encoding="utf-8") for path in abi.EBPF.iterdir() if path.suffix in _SOURCES}
+        texts = {
+            path.name: path.read_text(encoding="utf-8")
+            for path in abi.EBPF.iterdir()
+            if path.suffix in objects.SUFFIXES
+        }
         name = specialise.layout_hash(self._config, abi_h=texts["abi.h"], maps_def=texts["maps.def"])
         maps = self._pins / f"{pins.MAPS}{name}"
         uplink = interface_index(self._config.uplink.interface)
@@ -250,7 +253,7 @@ class DataPlane:
         return maps, self._pins / f"{pins.PROGRAM_SETS}{build}", header
 
     def _load(self, before: layout.Record | None) -> tuple[layout.Record, bool]:
-        """Have maps and programs of this configuration pinned; say what is, and whether it had to be compiled."""
+        """Have maps and programs of this configuration pinned; say what is, and whether it had to be loaded."""
         maps, programs, header = self._names()
         if before and before.layout == maps.name:
             pins.adopt(maps, {name: entry.id for name, entry in before.maps.items()})

@@ -196,15 +196,16 @@ def layout_hash(config: Config, *, abi_h: str, maps_def: str) -> str:
 
     The exit addresses are part of it, in order: their index is in the keys of the maps.
     """
-    return _hash(abi_h, maps_def, repr(sizes(config)), repr(exits(config)))
+    return text_hash(abi_h, maps_def, repr(sizes(config)), repr(exits(config)))
 
 
 def build_hash(header: str, sources: Iterable[tuple[str, str]], bcc_version: str) -> str:
     """Name a build: the same header, sources (name, text) and compiler give the same programs."""
-    return _hash(header, bcc_version, *(part for source in sorted(sources) for part in source))
+    return text_hash(header, bcc_version, *(part for source in sorted(sources) for part in source))
 
 
-def _hash(*parts: str) -> str:
+def text_hash(*parts: str) -> str:
+    """16 hexadecimal digits that stand for these texts."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = part.encode()

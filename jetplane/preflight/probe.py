@@ -8,19 +8,12 @@ import struct
 from jetplane.dataplane import bpf
 from jetplane.dataplane.programs import ProgramType
 
-_PROG_LOAD, _INFO_BY_FD = 5, 15  # linux/bpf.h, enum bpf_cmd
+_INFO_BY_FD = 15  # linux/bpf.h, enum bpf_cmd
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, immediate
 _MOVE, _EXIT = 0xB7, 0x95  # r0 = immediate; exit
 _JITED_LEN = 16  # offset in struct bpf_prog_info, after type, id and the tag of 8 bytes
 
 _u32, _u64 = ctypes.c_uint32, ctypes.c_uint64
-
-
-class _Load(ctypes.Structure):
-    _fields_ = (
-        ("prog_type", _u32), ("insn_cnt", _u32), ("insns", _u64), ("license", _u64), ("log_level", _u32),
-        ("log_size", _u32), ("log_buf", _u64), ("kern_version", _u32), ("prog_flags", _u32),
-    )  # fmt: skip
 
 
 class _Info(ctypes.Structure):
@@ -30,9 +23,7 @@ class _Info(ctypes.Structure):
 def load(kind: ProgramType, *, returns: int) -> int:
     """Load a program that returns a number and return its descriptor, which the caller closes. Raises KernelError."""
     code = _INSTRUCTION.pack(_MOVE, 0, 0, returns) + _INSTRUCTION.pack(_EXIT, 0, 0, 0)
-    instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
-    attributes = _Load(kind, len(code) // _INSTRUCTION.size, bpf.pointer(instructions), bpf.pointer(licence))
-    return bpf.checked(bpf.call(_PROG_LOAD, attributes), "loading a BPF program")
+    return bpf.prog_load(kind, code, "probe")
 
 
 def is_compiled() -> bool:

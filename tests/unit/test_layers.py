@@ -31,7 +31,7 @@ LAYERS = (
 THE_EXPORTER_CANNOT_REACH = {"model", "plan", "config", "sources", "wireguard", "dataplane", "network", "journal"}
 
 HOMES = {
-    "bcc": {"dataplane.load_child", "dataplane.toolchain"},
+    "bcc": {"dataplane.compile_child", "dataplane.toolchain"},
     "pyroute2": {"network", "dataplane.links", "wireguard.kernel", "wireguard.links", "lab"},
     "netaddr": {"config", "model", "shards", "dataplane.lists.prefixes"},
     "msgspec": {"admin", "config", "status", "report", "sources"},
@@ -109,5 +109,5 @@ def test_the_controller_never_holds_the_compiler() -> None:
     """bcc is reached through a child process only: no module that the controller imports names it."""
     for module in HOMES["bcc"]:
         assert module in MODULES
-    importers = {m for m, path in MODULES.items() if "jetplane.dataplane.load_child" in _imports(path)}
+    importers = {m for m, path in MODULES.items() if "jetplane.dataplane.compile_child" in _imports(path)}
     assert not importers

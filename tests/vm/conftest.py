@@ -34,6 +34,11 @@ TESTS = (
 _GUESTS = pytest.StashKey[dict[str, Guest | KernelMissing]]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the guests run comes first here: by the time they get to it, its programs are compiled."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in TESTS)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Boot a guest for each series whose test was selected."""
     if session.config.option.collectonly:

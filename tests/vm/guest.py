@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.vm.kernels import Kernel, static_busybox
+from tests.vm.kernels import CACHE, Kernel, static_busybox
 
 PROJECT = Path(__file__).resolve().parents[2]
 _SCRIPT = Path(__file__).with_name("inside.sh")
@@ -36,6 +36,7 @@ class Guest:
         self._reports.touch()
         self._said = directory / "output.txt"
         self._console = directory.with_name(f"{directory.name}-console.txt")
+        programs = os.environ.get("CACHE_DIRECTORY", CACHE)
         command = [
             # Ends the machine also when the pytest that started it is killed, and whatever else happens, at its limit.
             *("setpriv", "--pdeathsig", "TERM"),
@@ -49,7 +50,7 @@ class Guest:
             # The host's files once more, for inside.sh to mount with a cache.
             "--qemu-opts=-virtfs local,path=/,mount_tag=cached,readonly=on,security_model=none,multidevs=remap"
             + (" -icount shift=0,sleep=on" if counted else ""),
-            *("--exec", " ".join([str(_SCRIPT), str(PROJECT), str(directory), *tests])),
+            *("--exec", " ".join(map(str, (_SCRIPT, PROJECT, directory, programs, *tests)))),
         ]
         # Scripts of the environment, also when it is not activated: vng looks for virtme-run on PATH.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"

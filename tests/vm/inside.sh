@@ -1,8 +1,10 @@
 #!/bin/bash
-# Runs in the guest, as its only program: inside.sh PROJECT DIRECTORY TEST..., or --run and a command for the tests.
-# The guest sees the host's files; only DIRECTORY is written through to the host.
+# Runs in the guest, as its only program: inside.sh PROJECT DIRECTORY CACHE TEST..., or --run COMMAND for the tests.
+# The guest sees the host's files; only DIRECTORY is written through to the host. What the host has compiled is in
+# CACHE: it is the same on every kernel, and takes minutes on an emulated machine.
 project=$1 directory=$2
-shift 2
+export CACHE_DIRECTORY=$3
+shift 3
 exec >"$directory/output.txt" 2>&1
 set -x
 

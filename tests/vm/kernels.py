@@ -20,6 +20,10 @@ SERIES = ("6.1", "6.12")
 """Debian 12's own series and the newer one that its security archive carries."""
 
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jetplane"
+"""What one run of the tests keeps for the next."""
+
+
 class KernelMissing(Exception):
     """The packages cannot be had; one line that says what to do."""
 
@@ -103,7 +107,7 @@ def _fetch(package: str, directory: Path) -> None:
 @contextmanager
 def _cache() -> Iterator[Path]:
     """The cache, for one process at a time."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jetplane/kernels"
+    cache = CACHE / "kernels"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -62,12 +62,12 @@ def test_attachments_are_told(dataplane: DataPlane) -> None:
 def test_doing_it_again_changes_nothing(dataplane: DataPlane) -> None:
     before = pinned(dataplane)
     again = dataplane.ensure()
-    assert (again.compiled, again.changed) == (False, ())
+    assert (again.loaded, again.changed) == (False, ())
     assert pinned(dataplane) == before
 
 
 def test_another_process_finds_it_all_in_place(dataplane: DataPlane, configure: ConfigFactory) -> None:
-    assert not DataPlane(configure()).ensure().compiled
+    assert not DataPlane(configure()).ensure().loaded
 
 
 def test_what_was_taken_away_comes_back(dataplane: DataPlane) -> None:
@@ -194,7 +194,7 @@ def test_programs_without_any_record_are_recognised(dataplane: DataPlane, config
 def test_a_broken_set_of_pins_is_made_anew(dataplane: DataPlane, configure: ConfigFactory) -> None:
     (dataplane._pins / dataplane._record().build / "nat_in").unlink()
     again = DataPlane(configure())
-    assert again.ensure().compiled
+    assert again.ensure().loaded
     assert filter_ids("up0", Hook.INGRESS) == [pinned(again)["nat_in"]]
 
 

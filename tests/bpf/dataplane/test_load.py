@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,12 @@ def bench(tmp_path: Path, configure: ConfigFactory) -> Iterator[Bench]:
     bpffs.mount(made.root)
     yield made
     bpffs.unmount(made.root)
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about the compiler; what they do with a cache stands at the end."""
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
 
 
 def names(directory: Path) -> set[str]:
@@ -95,6 +102,8 @@ def test_the_programs_that_are_delivered_load(bench: Bench) -> None:
     assert set(bench.load().maps) == set(abi.maps())
 
 
+OTHERS = GUARD[GUARD.index("int sweep_relays") :]
+
 BROKEN = (
     (
         "a C error",
@@ -112,13 +121,14 @@ BROKEN = (
     (
         "what the verifier cannot follow to its end",
         "guard",
-        "int guard(void *c) { u32 x = 0; for (u32 i = 0; i < 500000; i++) x += bpf_get_prandom_u32(); return x; }",
+        "int guard(void *c) { u32 x = 0; for (u32 i = 0; i < 500000; i++) x += bpf_get_prandom_u32(); return x; }"
+        + OTHERS,
         r"guard\.bpf\.c: guard: has more paths",
     ),
     (
         "what the verifier refuses",
         "guard",
-        "int guard(struct xdp_md *context) { return *(int *)(long)context->data; }",
+        "int guard(struct xdp_md *context) { return *(int *)(long)context->data; }" + OTHERS,
         r"guard\.bpf\.c: guard: the kernel's verifier refused it: .*R\d",
     ),
 )
@@ -227,7 +237,7 @@ def test_a_bcc_whose_library_is_missing_is_a_requirement(bench: Bench, tmp_path:
     (fake / "__init__.py").write_text("raise ImportError('libbcc.so.0: cannot open shared object file')")
     child = (
         f"import sys; sys.path.insert(0, {str(fake.parent)!r}); "
-        "from jetplane.dataplane import load_child; load_child._compiler()"
+        "from jetplane.dataplane import compile_child; compile_child._compiler()"
     )
     ran = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, timeout=30)
     assert "RequirementError: the BPF compiler cannot be loaded: libbcc.so.0" in ran.stderr
@@ -277,3 +287,58 @@ def test_a_requirement_is_named_before_anything_is_made(bench: Bench, monkeypatc
     with pytest.raises(RequirementError):
         bench.load()
     assert not bench.build.exists()
+
+
+def _tags(bench: Bench) -> dict[str, str]:
+    """The kernel's hash of each program's instructions."""
+    tags = {}
+    for path in bench.programs.iterdir():
+        with bpf.opened(bpf.obj_get(path)) as fd:
+            tags[path.name] = bpf.prog_info(fd).tag
+    return tags
+
+
+def _described(loaded: Loaded) -> list[tuple[str, Any, int]]:
+    return [(name, layout.value, layout.max_entries) for name, layout in loaded.maps.items()]
+
+
+def test_what_was_compiled_is_kept_and_loads_at_other_pins(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    compiled, tags = bench.load(), _tags(bench)
+    bench.maps, bench.programs = bench.root / "maps-2", bench.root / "programs-2"
+    again = bench.load()
+    assert (again.peak_bytes, _described(again)) == (0, _described(compiled))
+    assert _tags(bench) == tags
+    with bpf.opened(bpf.obj_get(bench.programs / "nat_out")) as program:
+        assert bpf.prog_info(program).map_ids == {again.maps[name].id for name in ("counters", "bindings", "peers")}
+    flags = {}
+    for directory in (bench.root / "maps-1", bench.maps):
+        with bpf.opened(bpf.obj_get(directory / "fragments")) as fd:
+            flags[directory] = bpf.map_info(fd).flags
+    assert set(flags.values()) == {1}, "BPF_F_NO_PREALLOC"
+
+
+@pytest.mark.parametrize("spoil", ["shared", "cut", "another source"])
+def test_what_cannot_be_trusted_is_compiled_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    bench.load()
+    (kept,) = (tmp_path / "cache/objects").iterdir()
+    match spoil:
+        case "shared":
+            kept.chmod(0o666)
+        case "cut":
+            kept.write_bytes(kept.read_bytes()[:-100])
+        case _:
+            with (bench.sources / "guard.bpf.c").open("a") as file:
+                file.write("/* changed */\n")
+    pins.remove(bench.programs)
+    assert bench.load().peak_bytes
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", "/proc")
+    assert bench.load().peak_bytes
