@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from jetplane import __version__, abi, report, status
+from jetplane import __version__, abi, network, report, status
 from jetplane import config as configuration
 from jetplane.admin import edit
 from jetplane.admin.api import Api
@@ -102,6 +102,7 @@ class Controller:
                 removed=self._sweep_soon,
                 retry=self._verify_later,
             )
+            _refuse_relays_to_itself(self._config, self._path)
             self._following.learn()
             self._bring_up_or_undo()
             self._drain.resume(self._config, self._node.dataplane)
@@ -151,6 +152,7 @@ class Controller:
         def work() -> None:
             config = configuration.load(self._path)
             _refuse_what_needs_a_restart(self._config, config)
+            _refuse_relays_to_itself(config, self._path)
             try:
                 self._node.reconfigure(config)
             except JetplaneError:
@@ -357,3 +359,10 @@ def _refuse_what_needs_a_restart(old: Config, new: Config) -> None:
                 f"{key}: cannot change while the node runs; the old configuration stays",
                 hint="restart the controller: traffic goes on meanwhile",
             )
+
+
+def _refuse_relays_to_itself(config: Config, path: Path) -> None:
+    for index, target in enumerate(config.relay.to):
+        if interface := network.owner(target.endpoint.host):
+            expected = f"another node; this is an address of {interface} here"
+            raise configuration.refused(path, f"relay.to[{index}].exit", target.exit, expected)

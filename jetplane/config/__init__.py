@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from jetplane.config.checks import CHECKS
+from jetplane.config.lines import line_of, value_at
 from jetplane.config.sharding import sharded
 from jetplane.config.tables import (
     PRIVATE,
@@ -27,7 +28,7 @@ from jetplane.config.tables import (
     addresses_of,
     tunnel_networks,
 )
-from jetplane.config.values import toml
+from jetplane.config.values import fail, toml
 from jetplane.errors import ConfigurationError
 
 __all__ = [
@@ -42,12 +43,13 @@ __all__ = [
     "addresses_of",
     "load",
     "parse",
+    "refused",
     "tunnel_networks",
 ]
 
 
 def load(path: Path) -> Config:
-    """Read and check the configuration file. Raises ConfigurationError naming file, key, value and expectation."""
+    """Read and check the configuration file. Raises ConfigurationError naming file, line, key, value, expectation."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -58,7 +60,15 @@ def load(path: Path) -> Config:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from None
-    return parse(tree, path)
+    try:
+        return parse(tree, path)
+    except ConfigurationError as error:
+        raise _with_line(error, path, text) from None
+
+
+def refused(path: Path, key: str, value: object, expected: str) -> ConfigurationError:
+    """The error, with its line, about a value that a loaded file has, and that this machine cannot take."""
+    return _with_line(fail(path, key, value, expected), path, path.read_text(encoding="utf-8", errors="replace"))
 
 
 def parse(tree: dict[str, Any], path: Path) -> Config:
@@ -71,6 +81,17 @@ def parse(tree: dict[str, Any], path: Path) -> Config:
     for check in CHECKS:
         check(config, path)
     return sharded(config, path)
+
+
+_KEY_IN_ERROR = re.compile(r"(?P<key>[\w.\[\]-]+)(?: =|:) ")
+
+
+def _with_line(error: ConfigurationError, path: Path, text: str) -> ConfigurationError:
+    """The same with the line of the key that stands behind the path; as it is, where there is none."""
+    rest = str(error).removeprefix(f"{path}: ")
+    key = _KEY_IN_ERROR.match(rest)
+    line = line_of(text, key["key"]) if key else 0
+    return ConfigurationError(f"{path}: line {line}: {rest}", hint=error.hint) if line else error
 
 
 def _decode(kind: type, value: Any) -> Any:
@@ -129,15 +150,6 @@ def _explain(error: msgspec.ValidationError, tree: dict[str, Any], path: Path) -
     if missing := _MISSING_KEY.search(reason):
         return ConfigurationError(f"{path}: {dotted}{missing['key']}: is missing")
     return ConfigurationError(
-        f"{path}: {key} = {toml(_value_at(tree, key))}: {reason[0].lower()}{reason[1:]}",
+        f"{path}: {key} = {toml(value_at(tree, key))}: {reason[0].lower()}{reason[1:]}",
         hint=f"{_LEAST[key]} asks for no less" if key in _LEAST and ">=" in reason else "",
     )
-
-
-def _value_at(tree: Any, key: str) -> Any:
-    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", key):
-        try:
-            tree = tree[name] if name else tree[int(index)]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return None
-    return tree

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from jetplane.config import Config
 from jetplane.errors import KernelError
 from jetplane.journal import Added, Changed, Feature, Journal, Link, Record, Rule, Setting, Sysctl, Thing, Tunnel
@@ -63,6 +65,12 @@ def uplink_addresses(config: Config) -> tuple[bytes, ...]:
         found = {interface.ip for name, interface in netlink.addresses() if name in places}
     forms = (ip.packed if ip.version == 6 else V4_MAPPED + ip.packed for ip in found if not ip.is_loopback)
     return tuple(sorted(forms))
+
+
+def owner(address: str) -> str:
+    """The interface to which this address is assigned; "" for none."""
+    with Netlink() as netlink:
+        return next((name for name, own in netlink.addresses() if own.ip == ip_address(address)), "")
 
 
 def _facts(config: Config, netlink: Netlink) -> Facts:

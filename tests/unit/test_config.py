@@ -198,6 +198,27 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: bytes, message
     assert str(caught.value).startswith(f"{file}: ") and message in str(caught.value)
 
 
+LINES = (
+    (
+        'to = [\n  { listen_port = 1, exit = "192.0.2.7:1" },\n  { listen_port = 2, exit = "x" },\n]',
+        3,
+        'to[1].exit = "x"',
+    ),
+    ('\n# of them\nto = [{ listen_port = 0, exit = "192.0.2.7:1" }]', 3, "to[0].listen_port = 0"),
+    ("first_port = 20000\nfrist_port = 1", 2, "frist_port"),
+)
+
+
+@pytest.mark.parametrize(("lines", "line", "told"), LINES, ids=[told for _, _, told in LINES])
+def test_a_bad_value_in_a_file_is_told_with_its_line(tmp_path: Path, lines: str, line: int, told: str) -> None:
+    before, header, after = SAMPLE.read_text().partition("[relay]")
+    file = tmp_path / "jetplane.toml"
+    file.write_text(f"{before}{header}\n{lines}\n{after.partition(chr(10))[2]}")
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(file)
+    assert str(caught.value).startswith(f"{file}: line {before.count(chr(10)) + 1 + line}: relay.{told}: ")
+
+
 def test_a_missing_file_says_which_option_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         config.load(tmp_path / "none.toml")
