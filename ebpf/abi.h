@@ -351,12 +351,13 @@ _Static_assert(sizeof(struct budget_line) == 64, "one cache line");
 #define RELAY_IDLE_S  180
 #define RELAY_INDICES 65536
 #define RELAY_SWEPT   64 /* sessions that one run of sweep_relays looks at */
+#define RELAY_PIECES  4096
 
 struct relay_session {
 	struct address client;
 	struct address own; /* of this node, to which the client sends */
 	__be16 client_port;
-	__u16 relay;
+	__u16 relay; /* the port where this node listens for it, host order */
 	__u32 reserved;
 	__u64 life; /* as a binding's */
 };

@@ -125,6 +125,11 @@ static __always_inline __u64 *relay_index_at(__u32 place)
 	return relay_indices.lookup(&place);
 }
 
+static __always_inline __u64 *relay_piece_at(__u32 place)
+{
+	return relay_pieces.lookup(&place);
+}
+
 static __always_inline struct address *relay_address_of(__u32 family)
 {
 	return relay_addresses.lookup(&family);
@@ -134,7 +139,7 @@ static __always_inline struct address *relay_address_of(__u32 family)
 #include "handshakes.h"
 #include "listed.h"
 #if RELAYS_COUNT
-#include "relay.h"
+#include "relayed.h"
 #endif
 
 /* What a host on a link needs besides IP: neighbours, cabling, link aggregation (LACP), 802.1X. */
@@ -258,8 +263,13 @@ static __always_inline int judge_own_udp(struct xdp_md *ctx, const struct packet
 	int verdict;
 #endif
 
-	if (packet->fragment == FRAGMENT_LATER)
+	if (packet->fragment == FRAGMENT_LATER) {
+#if RELAYS_COUNT
+		if (judge_relayed_piece(ctx, packet, &verdict))
+			return verdict;
+#endif
 		return pass();
+	}
 	udp = sound_udp(packet);
 	if (!udp)
 		return drop(DROP_MALFORMED);
@@ -298,15 +308,22 @@ static __always_inline bool take_echo(void)
 }
 
 /* Errors, "too big" above all, are always welcome; echo, in both directions, at a rate. */
-static __always_inline int judge_own_icmp(const struct packet *packet, __u32 listed)
+static __always_inline int judge_own_icmp(struct xdp_md *ctx, const struct packet *packet, __u32 listed)
 {
 	const struct icmp_header *icmp;
+#if RELAYS_COUNT
+	int verdict;
+#endif
 
 	if (packet->fragment)
 		return drop(DROP_FRAGMENT);
 	icmp = packet_icmp(packet);
 	if (!icmp)
 		return drop(DROP_MALFORMED);
+#if RELAYS_COUNT
+	if (judge_relayed_error(ctx, packet, &verdict))
+		return verdict;
+#endif
 	if (is_icmp_error(packet->family, icmp->type))
 		return pass();
 	if (!is_echo_request(packet->family, icmp->type) && !is_echo_reply(packet->family, icmp->type))
@@ -327,7 +344,7 @@ static __always_inline int judge_own(struct xdp_md *ctx, const struct packet *pa
 	if (packet->protocol == IPPROTO_TCP)
 		return judge_own_tcp(ctx, packet);
 	if (is_icmp(packet))
-		return judge_own_icmp(packet, listed);
+		return judge_own_icmp(ctx, packet, listed);
 	return drop(DROP_NOT_ALLOWED);
 }
 

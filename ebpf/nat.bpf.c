@@ -13,7 +13,6 @@
 #include "skb.h"
 
 #define TUNNEL_HEADER (TUNNEL_ETHERNET ? ETH_HLEN : 0) /* bytes before the IP header of a packet from a tunnel */
-#define NO_REASON     COUNTERS                         /* where a drop reason may stand: none, the packet goes on */
 
 /* bcc's own declaration lacks the last argument. */
 static long (*redirect_neigh)(__u32 ifindex, void *params, int size, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;

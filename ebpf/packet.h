@@ -27,6 +27,8 @@
 #define INTERNET_V6          10
 #define LENGTH_UNKNOWN       0xffffffffu /* for packets embedded in an ICMP error, which are cut short */
 
+#define NO_REASON COUNTERS /* where a drop reason may stand: none, the packet goes on */
+
 /* What a parser found; the caller turns it into a verdict. */
 enum parse {
 	PARSE_OK,

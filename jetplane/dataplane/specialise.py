@@ -48,9 +48,8 @@ def sizes(config: Config) -> dict[str, int]:
         "EXITS": len(exits(config)),
         "SOURCE_LISTS": int(config.guard.bogons or bool(config.guard.blocklists)),
         "MAX_BLOCKED": config.guard.max_blocked,
-        "RELAYS_COUNT": len(config.relay.to),
         "STATISTICS": int(config.metrics.statistics),
-        "RELAY_SESSIONS": config.relay.max_sessions if config.relay.to else 1,
+        "RELAY_SESSIONS": config.relay.max_sessions,  # with and without relays: the first and the last move no state
     }
 
 
@@ -77,8 +76,8 @@ def node_header(config: Config, facts: Facts) -> str:
 
     def relays() -> list[list[str]]:
         return [
-            [str(index), str(target.listen_port), *words(InnerAddress.parse(end.host)), str(end.port)]
-            for index, (target, end) in enumerate((target, target.endpoint) for target in config.relay.to)
+            [str(target.listen_port), *words(InnerAddress.parse(target.endpoint.host)), str(target.endpoint.port)]
+            for target in config.relay.to
         ]
 
     def mask(version: Literal[4, 6], length: int) -> bytes:
@@ -122,6 +121,7 @@ def node_header(config: Config, facts: Facts) -> str:
         f"#define FLOW_BURST {config.policy.new_flows_burst}ull",
         f"#define POLICY_ANSWERS {int(config.policy.answer == 'prohibited')}",
         *(f"#define {name} {value}" for name, value in sizes(config).items()),
+        f"#define RELAYS_COUNT {len(config.relay.to)}",
         _list("RELAYS", relays()),
         f"#define RELAY_FIRST_PORT {config.relay.first_port}",
         f"#define UP_CLIP {config.metrics.up_clip_mb * 1_000_000}ull",

@@ -35,11 +35,13 @@ ENTRY_IPV6 = IPv6Interface("2001:db8:101::2/64")
 _GATEWAY_IPV4 = IPv4Interface("198.51.100.5/30")
 _GATEWAY_IPV6 = IPv6Interface("2001:db8:101::1/64")
 FAR_IPV4, FAR_IPV6 = IPv4Interface("100.64.9.2/30"), IPv6Interface("2001:db8:c9::2/64")
-_PROVIDER_IPV4, _PROVIDER_IPV6 = IPv4Interface("100.64.9.1/30"), IPv6Interface("2001:db8:c9::1/64")
+PROVIDER_IPV4, PROVIDER_IPV6 = IPv4Interface("100.64.9.1/30"), IPv6Interface("2001:db8:c9::1/64")
 INNER = ("198.18.77.77", "2001:db8:64::7777")
 """The far subscriber's outer and inner addresses."""
 
 _EXIT_IPV4, _EXIT_IPV6 = "203.0.113.200", "2001:db8:e::200"
+PROVIDER = "provider9"
+"""The internet's end of the far subscriber's link."""
 TO_ENTRY = "entry0"
 """The internet's end of the entry's uplink."""
 
@@ -74,7 +76,7 @@ bogons = false
 to = [
     {{ listen_port = {port4}, exit = "{node_ipv4}:{node_port}" }},
     {{ listen_port = {port6}, exit = "[{node_ipv6}]:{node_port}" }},
-]
+{more}]
 
 [metrics]
 enabled = false
@@ -89,15 +91,19 @@ class MultiHop:
     entry: Node
     namespace: str
     interface: str
+    public_key: str
     node_key: str
 
     def dial(self, here: int, there: int) -> None:
-        """Have the subscriber speak to the entry over one family, for a way on over another; from a fresh port."""
+        """Have the subscriber speak to the entry over one family, for a way on over another or by another port there.
+
+        It knows no key any more that it had agreed upon, and sends from one port for each of these ways.
+        """
         address = str((ENTRY_IPV4 if here == 4 else ENTRY_IPV6).ip)
         host = f"[{address}]" if here == 6 else address
         self.wg("peer", self.node_key, "remove")
-        self.wg("listen-port", str(50000 + 10 * here + there))
-        self.wg("peer", self.node_key, "endpoint", f"{host}:{PORTS[there]}", "allowed-ips", "0.0.0.0/0,::/0")
+        self.wg("listen-port", str(50000 + 10 * here + there % 10))
+        self.wg("peer", self.node_key, "endpoint", f"{host}:{PORTS.get(there, there)}", "allowed-ips", "0.0.0.0/0,::/0")
 
     def wg(self, *arguments: str) -> None:
         """`wg set` on the subscriber's interface."""
@@ -112,9 +118,12 @@ class MultiHop:
 
 
 @contextmanager
-def multihop(lab: Lab) -> Iterator[MultiHop]:
-    """Add an entry node and its subscriber to a lab whose node runs; afterwards they have gone."""
-    entry = _make_entry(lab)
+def multihop(lab: Lab, more: str = "") -> Iterator[MultiHop]:
+    """Add an entry node and its subscriber to a lab whose node runs; afterwards they have gone.
+
+    `more` are further relays of the entry: lines as they stand in its file.
+    """
+    entry = _make_entry(lab, more)
     entry.start()
     namespace, interface = f"jetlab-{lab.name}-far", f"jl{lab.name}s9"
     private_key = clients.generate_private_key()
@@ -125,7 +134,7 @@ def multihop(lab: Lab) -> Iterator[MultiHop]:
         _make_far_links(lab, namespace)
         log = lab.directory / "far.log"
         process = clients.make_interface(namespace, interface, lab=lab.name, backend=lab.options.backend, log=log)
-        made = MultiHop(lab, entry, namespace, interface, node_key)
+        made = MultiHop(lab, entry, namespace, interface, public_key, node_key)
         key_file = lab.directory / "far.key"
         key_file.touch(mode=0o600)
         key_file.write_text(private_key)
@@ -160,17 +169,17 @@ def _make_far_links(lab: Lab, namespace: str) -> None:
     namespaces.write_sysctls(namespace, {"ipv6/conf/default/accept_dad": 0})
     links.pair(
         links.End(namespace, OUTER, (str(FAR_IPV4), str(FAR_IPV6))),
-        links.End(lab.plan.internet, "provider9", (str(_PROVIDER_IPV4), str(_PROVIDER_IPV6))),
+        links.End(lab.plan.internet, PROVIDER, (str(PROVIDER_IPV4), str(PROVIDER_IPV6))),
     )
-    _write_checksums(namespace, OUTER)
+    write_checksums(namespace, OUTER)
     to_entry = [
-        (f"{ENTRY_IPV4.ip}/32", str(_PROVIDER_IPV4.ip), OUTER),
-        (f"{ENTRY_IPV6.ip}/128", str(_PROVIDER_IPV6.ip), OUTER),
+        (f"{ENTRY_IPV4.ip}/32", str(PROVIDER_IPV4.ip), OUTER),
+        (f"{ENTRY_IPV6.ip}/128", str(PROVIDER_IPV6.ip), OUTER),
     ]
     links.add_routes(namespace, to_entry)
 
 
-def _make_entry(lab: Lab) -> Node:
+def _make_entry(lab: Lab, more: str) -> Node:
     """Make the entry node up to the moment before its daemon starts."""
     namespace, internet = f"jetlab-{lab.name}-entry", lab.plan.internet
     namespaces.create(namespace)
@@ -180,7 +189,8 @@ def _make_entry(lab: Lab) -> Node:
         links.End(internet, TO_ENTRY, (str(_GATEWAY_IPV4), str(_GATEWAY_IPV6))),
     )
     links.add_routes(namespace, [("0.0.0.0/0", str(_GATEWAY_IPV4.ip), UPLINK), ("::/0", str(_GATEWAY_IPV6.ip), UPLINK)])
-    _let_xdp_send(lab)
+    let_xdp_send(internet, TO_ENTRY)
+    write_checksums(lab.plan.node, UPLINK)
     directory = lab.directory / "entry"
     directory.mkdir(exist_ok=True)
     key = directory / "entry.key"
@@ -199,12 +209,13 @@ def _make_entry(lab: Lab) -> Node:
             node_ipv4=NODE_IPV4.ip,
             node_ipv6=NODE_IPV6.ip,
             node_port=LISTEN_PORT,
+            more=more,
         )
     )
     return Node(lab.name, namespace, directory)
 
 
-def _write_checksums(namespace: str, interface: str) -> None:
+def write_checksums(namespace: str, interface: str) -> None:
     """Have an interface's own packets leave with their checksums written, as on a real wire.
 
     A virtual link leaves them out, and a packet that XDP sends on has lost the note of it.
@@ -212,12 +223,11 @@ def _write_checksums(namespace: str, interface: str) -> None:
     namespaces.inside(namespace, lambda: features.write(Feature(interface, "tx-checksum-ip-generic"), "off"))
 
 
-def _let_xdp_send(lab: Lab) -> None:
+def let_xdp_send(namespace: str, far_end: str) -> None:
     """A virtual link takes what XDP sends only when its far end runs an XDP program, too (veth_xdp_flush)."""
 
     def pass_everything() -> None:
         with bpf.opened(probe.load(ProgramType.XDP, returns=_XDP_PASS)) as program, Links() as route:
-            route.set_xdp(interface_index(TO_ENTRY), program, "native")
+            route.set_xdp(interface_index(far_end), program, "native")
 
-    namespaces.inside(lab.plan.internet, pass_everything)
-    _write_checksums(lab.plan.node, UPLINK)
+    namespaces.inside(namespace, pass_everything)

@@ -151,6 +151,15 @@ class Node:
             raise JetplaneError("lab: the node was not started here")
         return self._process.pid
 
+    def processes(self) -> dict[int, str]:
+        """All processes in the node's namespace, by name: the daemon, what it has started, and wireguard-go."""
+        ours, found = namespaces.inode(self._namespace), {}
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if (place / "ns/net").stat().st_ino == ours:
+                    found[int(place.name)] = (place / "comm").read_text().strip()
+        return found
+
     def kill(self) -> None:
         """End the daemon as a crash would (SIGKILL); only the daemon, not what it has started."""
         self._end(signal.SIGKILL)

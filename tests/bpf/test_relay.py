@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import ICMP, IP, UDP, IPerror, UDPerror
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPerror6, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from jetplane.dataplane import host
 from jetplane.dataplane.links import packed
@@ -300,17 +301,173 @@ def test_a_datagram_without_a_checksum_stays_so_in_ipv4_and_cannot_become_ipv6(e
     assert is_dropped(entry, packet, "MALFORMED")
 
 
-def test_what_is_too_big_for_the_way_is_dropped_by_name(entry: Entry) -> None:
+def told_too_big(packet: Packet) -> tuple[int, Packet]:
+    """The MTU in a sound "too big", and the datagram that it is about."""
+    again = packet.copy()
+    if ICMP in again:
+        assert (again[ICMP].type, again[ICMP].code) == (3, 4)
+        mtu, quoted = again[ICMP].nexthopmtu, again[IPerror]
+        del again[IP].chksum, again[ICMP].chksum
+        again[IPerror].chksum = None
+    else:
+        mtu, quoted = again[ICMPv6PacketTooBig].mtu, again[IPerror6]
+        del again[ICMPv6PacketTooBig].cksum
+    assert bytes(Ether(bytes(again))) == bytes(packet)
+    return mtu, quoted
+
+
+def is_quoted(quoted: Packet, whole: Packet) -> bool:
+    """Whether this is how a datagram begins."""
+    built = Ether(bytes(whole))
+    ports = [(p.sport, p.dport, p.len, p.chksum) for p in (quoted[UDPerror], built[UDP])]
+    return ports[0] == ports[1] and (quoted.src, quoted.dst) == (network(built).src, network(built).dst)
+
+
+def test_who_sends_what_is_too_big_for_the_way_is_told(entry: Entry) -> None:
+    """Twenty bytes more of header, and eight of a fragment's: the rest is for the sender to cut up."""
     open_session(entry, 4, 6)
     assert entry.passed_on(from_client(4, 6, data(size=1452)))
-    assert is_dropped(entry, from_client(4, 6, data(size=1456)), "RELAY_SIZE"), "twenty bytes more of header"
+    big = from_client(4, 6, data(size=1456))
+    result = entry.run(big)
+    assert (result.verdict, result.dropped) == (Xdp.TX, "RELAY_SIZE")
+    error = Ether(result.output)
+    assert (error[IP].src, error[IP].dst, error.dst) == (OWN[4], CLIENT[4], ROUTER)
+    mtu, quoted = told_too_big(error)
+    assert mtu == 1500 - 28 and is_quoted(quoted, big)
+    first, last = cut(from_client(4, 6, data(size=1528)), 56)
+    entry.passed_on(first)
+    assert is_dropped(entry, last, "RELAY_SIZE"), "it has no ports by which to tell anybody"
     entry.passed_on(from_client(4, 4, INITIATION))
     assert entry.passed_on(from_client(4, 4, data(size=1472)))
 
 
-def test_fragments_and_options_are_not_relayed(entry: Entry) -> None:
+def too_big(about: Packet, mtu: int, source: str = "") -> Packet:
+    """A router's error about a packet, to whoever sent it."""
+    header = network(about)
+    if IP in about:
+        error = IP(src=source or "198.51.100.77", dst=header.src) / ICMP(type=3, code=4, nexthopmtu=mtu)
+        return Ether(src=ROUTER, dst=UPLINK) / error / bytes(header)[:68]
+    return (
+        Ether(src=ROUTER, dst=UPLINK)
+        / IPv6(src="2001:db8:77::1", dst=header.src)
+        / ICMPv6PacketTooBig(mtu=mtu)
+        / bytes(header)[:600]
+    )
+
+
+ACROSS = {(4, 4): 1400, (6, 6): 1400, (4, 6): 1400 - 28, (6, 4): 1400 + 20}
+"""Families of the sender's side and of the narrow one → what 1400 there means here."""
+
+
+@pytest.mark.parametrize(("here", "there"), PAIRS)
+def test_a_routers_too_big_is_told_to_whoever_sent_the_packet(entry: Entry, here: int, there: int) -> None:
+    port = open_session(entry, here, there)[UDP].sport
+    from_exit = frame(EXIT_NODE[there], OWN[there], EXIT_PORT, port, data(size=1424))
+    for sent, to, narrow in (
+        (from_client(here, there, data(size=1424)), CLIENT[here], (here, there)),
+        (from_exit, EXIT_NODE[there], (there, here)),
+    ):
+        result = entry.run(too_big(entry.passed_on(sent), 1400))
+        assert (result.verdict, dict(result.counted)) == (Xdp.TX, {"ICMP_ERRORS": 1})
+        error = Ether(result.output)
+        assert (network(error).src, network(error).dst) == (network(sent).dst, to)
+        mtu, quoted = told_too_big(error)
+        assert mtu == ACROSS[narrow] and is_quoted(quoted, sent)
+
+
+def test_no_router_makes_packets_smaller_than_any_path_needs(entry: Entry) -> None:
     open_session(entry, 4, 4)
-    assert is_dropped(entry, from_client(4, 4, data(), flags=1), "FRAGMENT")
+    out = entry.passed_on(from_client(4, 4, data(size=1424)))
+    assert told_too_big(Ether(entry.run(too_big(out, 68)).output))[0] == 1280
+
+
+@pytest.mark.parametrize("change", [{"sport": FIRST + SESSIONS}, {"dport": 9}, {"dst": OTHER_EXIT}], ids=str)
+def test_an_error_about_nothing_that_was_relayed_is_the_stacks(entry: Entry, change: dict[str, object]) -> None:
+    open_session(entry, 4, 4)
+    out = entry.passed_on(from_client(4, 4, data(size=1424)))
+    for name, value in change.items():
+        setattr(out[UDP] if "port" in name else out[IP], name, value)
+    result = entry.run(too_big(out, 1400))
+    assert (result.verdict, dict(result.counted)) == (Xdp.PASS, {"GUARD_PASSED": 1})
+
+
+def cut(packet: Packet, at: int = 1000) -> list[Packet]:
+    """A datagram in two fragments."""
+    built = Ether(bytes(packet))
+    header, payload = network(built), bytes(network(built).payload)
+    pieces = [(payload[:at], 0, 1), (payload[at:], at // 8, 0)]
+    link = Ether(src=ROUTER, dst=UPLINK)
+    if IP in built:
+        whole = {"src": header.src, "dst": header.dst, "proto": 17, "id": 77}
+        return [link / IP(frag=offset, flags=more, **whole) / Raw(part) for part, offset, more in pieces]
+    extension = {"nh": 17, "id": 0x77770077}
+    return [
+        link / IPv6(src=header.src, dst=header.dst) / IPv6ExtHdrFragment(offset=offset, m=more, **extension) / Raw(part)
+        for part, offset, more in pieces
+    ]
+
+
+def place(fragment: Packet) -> tuple[int, int, int, bytes]:
+    """Identification, offset in bytes, more to come, payload."""
+    if IP in fragment:
+        header = fragment[IP]
+        return header.id, header.frag * 8, int(header.flags.MF), bytes(header.payload)
+    header = fragment[IPv6ExtHdrFragment]
+    return header.id, header.offset * 8, header.m, bytes(header.payload)
+
+
+@pytest.mark.parametrize(("here", "there"), PAIRS)
+def test_data_in_fragments_is_passed_on_in_fragments(entry: Entry, here: int, there: int) -> None:
+    """Both ways: the same datagram, under an identification by which nobody knows the sender's."""
+    port = open_session(entry, here, there)[UDP].sport
+    from_exit = frame(EXIT_NODE[there], OWN[there], EXIT_PORT, port, data(size=1424))
+    for packet in (from_client(here, there, data(size=1424)), from_exit):
+        whole = entry.passed_on(packet)
+        first, last = (soundly_cut(entry.passed_on(fragment)) for fragment in cut(packet))
+        assert (network(first).src, network(first).dst) == (network(whole).src, network(whole).dst)
+        assert (network(last).src, network(last).dst) == (network(whole).src, network(whole).dst)
+        (one, *begins), (other, *ends) = place(first), place(last)
+        assert one == other and one not in (77, 0x77770077)
+        assert (begins[:2], ends[:2]) == ([0, 1], [1000, 0])
+        assert begins[2] + ends[2] == bytes(network(whole).payload)
+
+
+def soundly_cut(fragment: Packet) -> Packet:
+    again = fragment.copy()
+    for name in ("chksum", "len", "plen"):
+        if name in network(again).fields:
+            delattr(network(again), name)
+    assert bytes(again) == bytes(fragment)
+    return fragment
+
+
+@pytest.mark.parametrize("here", FAMILIES)
+def test_a_later_fragment_without_its_first_is_the_stacks(entry: Entry, here: int) -> None:
+    open_session(entry, here, 4)
+    first, last = cut(from_client(here, 4, data(size=1424)))
+    for packets in ((last,), (first, last, last)):
+        *relayed, stray = packets
+        for packet in relayed:
+            entry.passed_on(packet)
+        result = entry.run(stray)
+        assert (result.verdict, dict(result.counted)) == (Xdp.PASS, {"GUARD_PASSED": 1})
+    stranger = cut(from_client(here, 4, data(b"\xff" * 4, 1424), client=ROAMED[here]))
+    assert is_dropped(entry, stranger[0], "RELAY_SESSION")
+    assert entry.run(stranger[1]).verdict == Xdp.PASS
+
+
+@pytest.mark.parametrize("there", FAMILIES)
+def test_what_comes_from_the_node_that_a_relay_leads_to_is_not_sent_back(entry: Entry, there: int) -> None:
+    """As it does where two nodes name each other, from the port of one of its sessions."""
+    packet = from_client(there, there, INITIATION, client=EXIT_NODE[there], port=FIRST + 7)
+    assert is_dropped(entry, packet, "RELAY_LOOP")
+    assert entry.sessions() == []
+    assert entry.passed_on(frame(EXIT_NODE[there], OWN[there], FIRST + 7, THIRD, INITIATION)), "on to a third node"
+
+
+def test_handshakes_in_fragments_and_options_are_not_relayed(entry: Entry) -> None:
+    open_session(entry, 4, 4)
+    assert is_dropped(entry, from_client(4, 4, INITIATION, flags=1), "WIREGUARD_SHAPE")
     tagged = bytes(from_client(4, 4, data()))
     tagged = tagged[:12] + b"\x81\x00\x00\x07" + tagged[12:]
     assert is_dropped(entry, tagged, "OPTIONS")
