@@ -25,7 +25,7 @@ _MOST_PATIENCE = 5
 
 ONCE = frozenset(
     f"tests/netns/test_{name}.py"
-    for name in ("attacks", "audit", "exporter_confined", "statistics", "swap_leaks", "wireguard_secrets")
+    for name in ("attacks", "audit", "exporter_confined", "relay", "statistics", "swap_leaks", "wireguard_secrets")
 )
 """What looks for a leak: seen once, it is one."""
 

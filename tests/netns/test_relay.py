@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -224,7 +224,7 @@ def kept(node: Node, addresses: dict[str, bytes]) -> set[str]:
     """What a node has of these addresses, as "name in place"; as text, in binary and in base64."""
     forms = canaries.in_memory(addresses)
     places = {"maps": [maps_of(node)], "files": files_of(node)}
-    places |= {f"{name} ({pid})": search.memory(pid) for pid, name in node.processes().items()}
+    places |= {f"{name} ({pid})": memory_of(pid) for pid, name in node.processes().items()}
     return {
         f"{name} in {place}"
         for place, parts in places.items()
@@ -232,6 +232,12 @@ def kept(node: Node, addresses: dict[str, bytes]) -> set[str]:
         for name in addresses
         if any(text in part for form, text in forms.items() if form.startswith(f"{name} "))
     }
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """What a process has in its memory; a helper that has ended meanwhile holds nothing."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        yield from search.memory(pid)
 
 
 def maps_of(node: Node) -> bytes:
