@@ -19,7 +19,8 @@ LIMIT_S = 30 * 60
 """From boot to power-off; then a guest is ended. A third of it is enough on an idle machine of two processors."""
 
 TESTS = (
-    # Every program passes this kernel's verifier here; the whole of tests/bpf would take an hour emulated.
+    # The largest programs pass this kernel's verifier; and what they do. All of tests/bpf would take an hour emulated.
+    "tests/bpf/test_every_option.py",
     "tests/bpf/test_nat_sessions.py",
     "tests/bpf/test_layer3.py",
     # What depends on the kernel and its WireGuard.
