@@ -48,7 +48,7 @@ static __always_inline __u32 relay_at(__be16 port)
 	switch (port) {
 #define X(listen, a, b, c, d, exit_port) \
 	case BE16(listen):               \
-		return listen;
+		return forgotten(listen, bpf_ktime_get_coarse_ns());
 		RELAYS(X)
 #undef X
 	}
@@ -59,6 +59,7 @@ static __always_inline __u32 relay_at(__be16 port)
 static __always_inline bool relay_exit(__u32 relay, struct address *address, __be16 *port)
 {
 	__be32 *words = (__be32 *)address;
+	__u64 unknown = bpf_ktime_get_coarse_ns();
 
 	words[0] = words[1] = words[2] = words[3] = 0;
 	*port = 0;
@@ -74,6 +75,12 @@ static __always_inline bool relay_exit(__u32 relay, struct address *address, __b
 		RELAYS(X)
 #undef X
 	}
+	/* However many relays there are, the verifier sees one. */
+	words[0] = (__be32)forgotten((__u32)words[0], unknown);
+	words[1] = (__be32)forgotten((__u32)words[1], unknown);
+	words[2] = (__be32)forgotten((__u32)words[2], unknown);
+	words[3] = (__be32)forgotten((__u32)words[3], unknown);
+	*port = (__be16)forgotten((__u16)*port, unknown);
 	return *port != 0;
 }
 

@@ -37,6 +37,18 @@ static __always_inline __u64 opaque(__u64 value)
 	return value;
 }
 
+/*
+ * @value, of which the verifier knows nothing from here on: the difference of two numbers that it does not know is one
+ * more. Where many ways set a constant each, they then end in one state, and what follows is verified once. @unknown is
+ * any number that comes from outside.
+ */
+static __always_inline __u32 forgotten(__u32 value, __u64 unknown)
+{
+	__u64 same = opaque(unknown);
+
+	return value + (__u32)(opaque(unknown) - same);
+}
+
 /* What stands before it is read or written before what stands after it, as far as the compiler goes. */
 static __always_inline void compiler_barrier(void)
 {

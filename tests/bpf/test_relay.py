@@ -90,6 +90,11 @@ def entry_node(root: None, make_node: NodeFactory) -> Entry:
         return Entry(node, socket.if_nametoindex("up0"))
 
 
+def test_the_verifier_takes_as_many_relays_as_a_fleet_has_nodes(root: None, make_node: NodeFactory) -> None:
+    targets = [{"listen_port": 30000 + n, "exit": f"198.18.0.{n + 1}:{EXIT_PORT}"} for n in range(64)]
+    make_node(source="guard.bpf.c", relay={"to": targets})
+
+
 @pytest.fixture
 def entry(entry_node: Entry) -> Entry:
     """The same without sessions."""
