@@ -80,18 +80,18 @@ static __always_inline void relay_write_v4(struct iphdr *ip, const struct relay_
 static __always_inline void relay_write_v6(struct ipv6hdr *ip, const struct relay_path *path, __u32 length, __u8 class,
 					   __u8 hop_limit)
 {
-	struct ipv6_fragment *fragment = (void *)(ip + 1);
 	__be32 *first = (__be32 *)ip;
 
 	*first = (__be32)__builtin_bswap32(6u << 28 | (__u32) class << 20); /* no flow label */
 	ip->payload_len = to_be16(length - sizeof(*ip));
-	ip->nexthdr = IPPROTO_UDP;
+	ip->nexthdr = path->piece.length ? IPPROTO_FRAGMENT : IPPROTO_UDP;
 	ip->hop_limit = hop_limit;
 	__builtin_memcpy(&ip->saddr, &path->source, sizeof(ip->saddr));
 	__builtin_memcpy(&ip->daddr, &path->destination, sizeof(ip->daddr));
-	if (!path->piece.length)
-		return;
-	ip->nexthdr = IPPROTO_FRAGMENT;
+}
+
+static __always_inline void relay_write_piece(struct ipv6_fragment *fragment, const struct relay_path *path)
+{
 	fragment->next = IPPROTO_UDP;
 	fragment->reserved = 0;
 	fragment->offset = to_be16(path->piece.offset | !path->piece.last);
@@ -116,6 +116,7 @@ static __always_inline enum counter relay_send(struct xdp_md *ctx, const struct 
 	__u32 header = relay_header_length(path), length = header + path->payload;
 	__u8 class = packet_class(packet), hop_limit = packet->hop_limit;
 	struct bpf_fib_lookup fib = {};
+	struct ipv6_fragment *piece;
 	struct ethhdr *ethernet;
 	struct udphdr *written;
 	enum counter judgement;
@@ -151,6 +152,13 @@ static __always_inline enum counter relay_send(struct xdp_md *ctx, const struct 
 		relay_write_v4(data + sizeof(*ethernet), path, length, class, hop_limit - 1);
 	else
 		relay_write_v6(data + sizeof(*ethernet), path, length, class, hop_limit - 1);
+	if (!to_v4 && path->piece.length) {
+		piece = data + sizeof(*ethernet) + sizeof(struct ipv6hdr);
+		/* Known above, but not to the verifier of Linux 6.1, which forgets what it learned of a spilled number. */
+		if ((void *)opaque((__u64)(piece + 1)) > end)
+			return DROP_HELPER;
+		relay_write_piece(piece, path);
+	}
 	if (udp) {
 		if ((void *)(written + 1) > end)
 			return DROP_HELPER;
