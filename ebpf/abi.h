@@ -263,6 +263,34 @@ struct peer_fragments {
 	__u64 key[FRAGMENTS_PER_PEER]; /* 0: none */
 };
 
+/*
+ * What a subscriber asked of others than the node's resolver, which answers in their place (dns.h). Of each peer, so many
+ * ports of its address stand for such a flow of one protocol and family.
+ */
+#define DNS_FIRST_PORT 61696
+#define DNS_PORTS      256   /* a byte names one */
+#define MAX_STEERED    65536 /* of all peers together */
+
+struct steered_key {
+	__u32 peer;
+	__u32 what; /* the port, its protocol and family; or the identification of an answer in fragments (dns.h) */
+};
+
+_Static_assert(sizeof(struct steered_key) == 8, "no padding in a map key");
+
+struct steered {
+	struct address inner;
+	struct address asked; /* with which the answer leaves */
+	__u64 waiting;        /* UDP: for so many answers */
+	__u64 closed;         /* TCP: by which ends */
+	__u32 generation;     /* of the peer */
+	__u32 tick;           /* of the last packet */
+	__be16 port;          /* the subscriber's own */
+	__u16 reserved[3];
+};
+
+_Static_assert(sizeof(struct steered) == 64, "no padding in a map value");
+
 /* A service of the node itself and who may reach it; protocol and port are always part of the match. */
 struct service_key {
 	__u32 prefix_bits; /* 32 + bits of the source prefix in its 16-byte form */
@@ -405,6 +433,8 @@ struct neighbour {
 /* One run of sweep_remotes: this many bytes that mean nothing, as many keys as come, up to this number. */
 #define SWEPT_HEADER  16
 #define SWEPT_REMOTES 192 /* with the header, what kernels before 6.16 take as one packet (net/bpf/test_run.c) */
+
+#define SWEPT_STEERED 192 /* the same of sweep_steered */
 
 /* Where the sweep stands; it takes one block a run. */
 struct sweep_cursor {

@@ -199,6 +199,21 @@ static __always_inline struct peer_fragments *peer_fragments_at(__u32 index)
 	return peer_fragments.lookup(&index);
 }
 
+static __always_inline struct steered *steered_find(const struct steered_key *key)
+{
+	return steered.lookup((struct steered_key *)key);
+}
+
+static __always_inline int steered_add(struct steered_key *key, struct steered *entry)
+{
+	return steered.insert(key, entry);
+}
+
+static __always_inline void steered_remove(const struct steered_key *key)
+{
+	steered.delete((struct steered_key *)key);
+}
+
 static __always_inline struct bucket *flow_bucket_at(__u32 index)
 {
 	return new_flows.lookup(&index);
@@ -241,6 +256,7 @@ static __always_inline int prohibit(struct __sk_buff *skb)
 	return TC_ACT_OK;
 }
 
+#include "dns.h"
 #include "forwarded.h"
 #include "leak.h"
 #include "sweep.h"
@@ -278,6 +294,8 @@ int nat_out(struct __sk_buff *skb)
 	if (TUNNEL_ETHERNET && is_link_talk(&packet))
 		return TC_ACT_OK;
 	destination = judge_destination(&packet);
+	if (DNS_SERVICE && unlikely(is_question(&packet, destination)))
+		return question_out(skb, &packet, now_ns);
 	switch (destination) {
 	case DESTINATION_NODE:
 		return deliver_to_node(&packet);
@@ -403,6 +421,27 @@ int leak_guard(struct __sk_buff *skb)
 }
 
 /*
+ * tc egress of every tunnel, where the node has a DNS service that needs it: what its resolver sends. Packets that
+ * came in by an interface are forwarded ones, which nobody here has asked for.
+ */
+int dns_answer(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	__u32 tick;
+
+	if (!DNS_SERVICE || skb->ingress_ifindex)
+		return TC_ACT_OK;
+	if (read_packet(skb, TUNNEL_HEADER, &packet) != PARSE_OK || !is_from_resolver(&packet))
+		return TC_ACT_OK;
+	tick = tick_of(bpf_ktime_get_coarse_ns());
+	if (DNS_STEER && is_icmp(&packet))
+		return error_back(skb, &packet, tick);
+	if (packet.protocol != IPPROTO_TCP && packet.protocol != IPPROTO_UDP)
+		return TC_ACT_OK;
+	return answer_back(skb, &packet, tick);
+}
+
+/*
  * Run by the controller, never attached: looks at one block, or as many connections at reused ports, and at one peer's
  * fragments and statistics a run.
  */
@@ -441,6 +480,27 @@ int sweep_remotes(struct __sk_buff *skb)
 		if (!remote_is_due(&key))
 			continue;
 		remote_remove(&key);
+		removed++;
+	}
+	return removed;
+}
+
+/* The same for keys of `steered`, each of a question. */
+int sweep_steered(struct __sk_buff *skb)
+{
+	__u32 tick = tick_of(bpf_ktime_get_coarse_ns());
+	void *data = skb_data(skb), *end = skb_data_end(skb);
+	int removed = 0, at;
+
+	for (at = 0; at < SWEPT_STEERED; at++) {
+		struct steered_key *given = data + SWEPT_HEADER + at * sizeof(*given), key;
+
+		if ((void *)(given + 1) > end)
+			break;
+		key = *given;
+		if (!steered_is_due(&key, tick))
+			continue;
+		steered_remove(&key);
 		removed++;
 	}
 	return removed;

@@ -56,12 +56,30 @@ static __always_inline void rewrite_network(const struct packet *packet, enum si
 	ip4->check = checksum_apply(ip4->check, sum);
 }
 
+/* The checksum of TCP or UDP at @offset, given what the new address adds to it and how a port changes. */
+static __always_inline bool rewrite_checksum(struct __sk_buff *skb, __u32 offset, __u8 protocol, __u64 sum,
+					     const struct change *change)
+{
+	__u64 flags = 0;
+
+	if (protocol == PROTOCOL_UDP) {
+		/* No checksum stays none, and one that comes out as zero is written as all ones (RFC 768). */
+		flags = BPF_F_MARK_MANGLED_0;
+		offset += UDP_CHECKSUM_OFFSET;
+	} else {
+		offset += TCP_CHECKSUM_OFFSET;
+	}
+	if (bpf_l4_csum_replace(skb, offset, 0, sum_fold32(sum), flags | BPF_F_PSEUDO_HDR))
+		return false;
+	return !bpf_l4_csum_replace(skb, offset, change->from_port, change->to_port, flags | sizeof(__be16));
+}
+
 /* A TCP, UDP or ICMP query packet; @offset is where its transport header lies in the skb. False: not changed wholly. */
 static __always_inline bool rewrite_session(struct __sk_buff *skb, const struct packet *packet, __u32 offset,
 					    enum side side, const struct flow *flow, const struct change *change,
 					    bool hop)
 {
-	__u64 sum = change_of_address(change, packet->family), flags = 0;
+	__u64 sum = change_of_address(change, packet->family);
 	struct transport_start *start = packet_transport(packet, sizeof(*start));
 	struct icmp_header *icmp = (void *)start;
 
@@ -79,16 +97,24 @@ static __always_inline bool rewrite_session(struct __sk_buff *skb, const struct 
 		start->source_port = change->to_port;
 	else
 		start->destination_port = change->to_port;
-	if (flow->protocol == PROTOCOL_UDP) {
-		/* No checksum stays none, and one that comes out as zero is written as all ones (RFC 768). */
-		flags = BPF_F_MARK_MANGLED_0;
-		offset += UDP_CHECKSUM_OFFSET;
-	} else {
-		offset += TCP_CHECKSUM_OFFSET;
-	}
-	if (bpf_l4_csum_replace(skb, offset, 0, sum_fold32(sum), flags | BPF_F_PSEUDO_HDR))
+	return rewrite_checksum(skb, offset, flow->protocol, sum, change);
+}
+
+/* A TCP or UDP packet of which the address of one end changes, @side, and the port of the other. */
+static __always_inline bool rewrite_across(struct __sk_buff *skb, const struct packet *packet, __u32 offset,
+					   enum side side, __u8 protocol, const struct change *change)
+{
+	__u64 sum = change_of_address(change, packet->family);
+	struct transport_start *start = packet_transport(packet, sizeof(*start));
+
+	if (!start)
 		return false;
-	return !bpf_l4_csum_replace(skb, offset, change->from_port, change->to_port, flags | sizeof(__be16));
+	rewrite_network(packet, side, change, false);
+	if (side == SIDE_DESTINATION)
+		start->source_port = change->to_port;
+	else
+		start->destination_port = change->to_port;
+	return rewrite_checksum(skb, offset, protocol, sum, change);
 }
 
 #endif

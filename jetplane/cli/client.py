@@ -27,7 +27,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--private-key-file", type=_FILE, help="The subscriber's private key; without it a line to fill in.")
 @click.option("--endpoint", help="Host or host:port that the subscriber dials; default: client.endpoint.")
 @click.option("--entry", help="Go through this entry node: a name of client.entries, or host:port.")
-@click.option("--dns", multiple=True, help="Resolver inside the tunnel; repeat for more; default: client.dns.")
+@click.option(
+    "--dns",
+    multiple=True,
+    help="Resolver inside the tunnel; repeat for more; default: client.dns, else the DNS service.",
+)
 @click.option("--mtu", type=click.IntRange(1280, 65535), help="Bytes; default: the tunnel's.")
 @click.option("--persistent-keepalive", type=click.IntRange(0, 65535), default=0, help="Seconds; 0 is off.")
 @click.option("--qr", is_flag=True, help="Draw a QR code in the terminal instead of text.")
@@ -59,7 +63,7 @@ def client_config(
         ClientConfig(
             private_key=_private_key(private_key_file, peer) if private_key_file else "",
             addresses=tuple(address.text() for address in peer.allowed_ips),
-            dns=dns or settings.client.dns,
+            dns=dns or settings.client.dns or config.resolvers_of(tunnel, settings),
             mtu=mtu or tunnel.mtu,
             node_public_key=public_key(tunnel.private_key_file).text(),
             preshared_key=peer.preshared_key.text() if peer.preshared_key else None,

@@ -15,8 +15,10 @@ import msgspec
 
 from jetplane.config.checks import CHECKS
 from jetplane.config.lines import line_of, value_at
+from jetplane.config.resolvers import with_resolvers
 from jetplane.config.sharding import sharded
 from jetplane.config.tables import (
+    DNS_PORT,
     PRIVATE,
     Config,
     Filtering,
@@ -26,12 +28,14 @@ from jetplane.config.tables import (
     Service,
     Tunnel,
     addresses_of,
+    resolvers_of,
     tunnel_networks,
 )
 from jetplane.config.values import fail, toml
 from jetplane.errors import ConfigurationError
 
 __all__ = [
+    "DNS_PORT",
     "PRIVATE",
     "Config",
     "Filtering",
@@ -44,6 +48,7 @@ __all__ = [
     "load",
     "parse",
     "refused",
+    "resolvers_of",
     "tunnel_networks",
 ]
 
@@ -80,7 +85,7 @@ def parse(tree: dict[str, Any], path: Path) -> Config:
     config = _absolute(config, path.resolve().parent)
     for check in CHECKS:
         check(config, path)
-    return sharded(config, path)
+    return with_resolvers(sharded(config, path), path)
 
 
 _KEY_IN_ERROR = re.compile(r"(?P<key>[\w.\[\]-]+)(?: =|:) ")

@@ -211,6 +211,20 @@ MOST_PREFIXES = 64
 """Of the policy, in all: each is compared with every packet."""
 
 
+class Dns(_Table, frozen=True):
+    """The node's own resolver, as subscribers reach it inside their tunnels. Running it is the operator's."""
+
+    service: bool = False
+    """Whether UDP and TCP port 53 of `addresses` is reached at all."""
+    addresses: tuple[str, ...] = ()
+    """Of the tunnels' own; the configuration in use has all of them where the file names none."""
+    steer: bool = False
+    """Whether what goes to port 53 of any other address is answered by the resolver as well."""
+
+
+DNS_PORT = 53
+
+
 class RelayTarget(_Table, frozen=True):
     """Another exit node that subscribers reach through this one: its WireGuard, as `address:port`."""
 
@@ -284,6 +298,7 @@ class Config(_Table, frozen=True):
     nat: Nat = Nat()
     guard: Guard = Guard()
     policy: Policy = Policy()
+    dns: Dns = Dns()
     relay: Relay = Relay()
     metrics: Metrics = Metrics()
     client: Client = Client()
@@ -300,3 +315,12 @@ def tunnel_networks(tunnel: Tunnel) -> tuple[netaddr.IPNetwork, ...]:
 def addresses_of(tunnel: Tunnel, config: Config) -> tuple[str, ...]:
     """The node's addresses behind a tunnel: its own, or those of the one that it follows."""
     return next(other.addresses for other in config.tunnel if other.name == (tunnel.follows or tunnel.name))
+
+
+def resolvers_of(tunnel: Tunnel, config: Config) -> tuple[str, ...]:
+    """Where a tunnel's peers reach the DNS service: at the addresses it has there, else at all that it has."""
+    if not config.dns.service:
+        return ()
+    own = {text.partition("/")[0] for text in addresses_of(tunnel, config)}
+    near = tuple(text for text in config.dns.addresses if text in own)
+    return near or config.dns.addresses

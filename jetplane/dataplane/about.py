@@ -14,6 +14,7 @@ from jetplane.model import InnerAddress
 _TICK_SHIFT = 30  # ebpf/binding.h: a tick is 2^30 ns of CLOCK_MONOTONIC
 _SEQUENCE_SHIFT, _STATE_SHIFT = 40, 32
 _PORTS = 65536
+_KIND_SHIFT, _DATAGRAM = 16, 1 << 31  # ebpf/dns.h: what a key of `steered` says beside the port
 
 
 class About:
@@ -35,6 +36,7 @@ class About:
             "bindings": list(self._bindings(addresses)),
             "connections_at_reused_ports": list(self._reuses(addresses)),
             "fragments": [fragment for index in sorted(indices) for fragment in self._fragments(index)],
+            "questions": [question for index in sorted(indices) for question in self._questions(index)],
             "statistics": [self._statistics(index) for index in sorted(indices)],
         }
 
@@ -122,6 +124,21 @@ class About:
             datagram = self._maps["fragments"].lookup(key)
             waits = datagram is not None and datagram.peer == index
             yield {"datagram": _hash(key), "first_came_s_ago": _idle(datagram.tick) if waits else None}
+
+    def _questions(self, index: int) -> Iterator[dict[str, Any]]:
+        """Of those that go to the node's resolver though others were asked."""
+        steered = self._maps["steered"]
+        for raw in steered.every_key():
+            key = steered.key.from_buffer_copy(raw)
+            question = steered.lookup(raw) if key.peer == index else None
+            if question is not None:
+                protocol = "udp" if key.what & _DATAGRAM else self._protocols[key.what >> _KIND_SHIFT >> 1]
+                yield {
+                    "protocol": protocol,
+                    "inner": _place(bytes(question.inner), question.port),
+                    "asked": InnerAddress(bytes(question.asked)).text().partition("/")[0],
+                    "idle_s": _idle(question.tick),
+                }
 
     def _statistics(self, index: int) -> dict[str, Any]:
         """What it has used of its clips, as far as that is of the running epoch: the rest says nothing any more."""

@@ -11,7 +11,7 @@ from jetplane.config import Config
 from jetplane.dataplane import attach, bpf, pins
 from jetplane.dataplane.attach import Attachment, Place
 from jetplane.dataplane.links import Links, interface_index
-from jetplane.dataplane.programs import PROGRAMS, Hook
+from jetplane.dataplane.programs import Hook, attached
 from jetplane.errors import KernelError
 
 
@@ -71,8 +71,7 @@ class Hooks:
         index = {name: _index(name, missing) for name in names}
         return tuple(
             Place(program, name, index[name])
-            for program in PROGRAMS
-            if program.hook
+            for program in attached(config)
             for name in ([t.name for t in config.tunnel] if program.tunnel else [config.uplink.interface])
         )
 

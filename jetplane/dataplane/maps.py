@@ -80,6 +80,17 @@ class Map:
         """Delete one element; False when it was not there."""
         return bpf.delete(self.fd, _encode(self.key, key), what=f"map {self.name}")
 
+    def every_key(self) -> list[bytes]:
+        """Every key of a hash, without a look at what stands there. Some may be gone when the list is there."""
+        found: dict[bytes, None] = {}
+        key = None
+        for _ in range(self.info.max_entries):  # one that is deleted meanwhile sends the kernel back to the first
+            key = bpf.get_next_key(self.fd, key, self.info.key_size, what=f"map {self.name}")
+            if key is None:
+                break
+            found[key] = None
+        return list(found)
+
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Yield every element, read in batches. Not for per-CPU maps."""
         for keys, values in self.chunks():

@@ -51,7 +51,7 @@ _SHORTEST_PACKET = bytes(14)
 _REMOTES_AT_LEAST, _REMOTES_PASSES = 65_536, 10
 """One sweep looks at so many entries of `remotes`, and at so much of the map that all have been seen after so many."""
 
-_REMOTE_KEY = 16  # bytes of struct remote_key
+_REMOTE_KEY, _STEERED_KEY = 16, 8  # bytes of struct remote_key and struct steered_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,7 @@ class DataPlane:
                 _run(fd, min(left, _SWEEP_RUNS))
         if self._config.relay.to:
             self._run_sweep("sweep_relays", -(-self._config.relay.max_sessions // abi.constants()["RELAY_SWEPT"]))
+        self._sweep_steered()
         end = cursor.lookup(0)
         return Swept(end.expired, end.released, end.live, self._sweep_remotes())
 
@@ -167,6 +168,12 @@ class DataPlane:
         if left > 0:
             self._remotes = None
         return removed
+
+    def _sweep_steered(self) -> None:
+        """Show the program the keys in `steered`: what stands there names whom subscribers asked, and stays unread."""
+        if keys := self._map("steered").every_key():
+            with bpf.opened(bpf.obj_get(self._pins / self._record().build / "sweep_steered")) as fd:
+                sweep_steered(fd, b"".join(keys))
 
     def _run_sweep(self, name: str, runs: int) -> None:
         with bpf.opened(bpf.obj_get(self._pins / self._record().build / name)) as fd:
@@ -300,9 +307,16 @@ class DataPlane:
 
 def sweep_remotes(fd: int, keys: bytes) -> int:
     """Run `sweep_remotes` on keys of the map `remotes`, 16 bytes each; return how many it removed."""
-    constants = abi.constants()
-    header, step = bytes(constants["SWEPT_HEADER"]), constants["SWEPT_REMOTES"] * _REMOTE_KEY
-    starts = range(0, len(keys), step)
+    return _show(fd, keys, abi.constants()["SWEPT_REMOTES"] * _REMOTE_KEY)
+
+
+def sweep_steered(fd: int, keys: bytes) -> int:
+    """The same of `sweep_steered` and the map `steered`, whose keys have 8 bytes."""
+    return _show(fd, keys, abi.constants()["SWEPT_STEERED"] * _STEERED_KEY)
+
+
+def _show(fd: int, keys: bytes, step: int) -> int:
+    header, starts = bytes(abi.constants()["SWEPT_HEADER"]), range(0, len(keys), step)
     return sum(run.prog_test_run(fd, header + keys[start : start + step]).verdict for start in starts)
 
 

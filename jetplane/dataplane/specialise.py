@@ -89,6 +89,13 @@ def node_header(config: Config, facts: Facts) -> str:
     def own(version: int) -> list[list[str]]:
         return [words(address.packed) for address in nodes if address.version == version]
 
+    resolvers = [ipaddress.ip_address(text) for text in config.dns.addresses if config.dns.service]
+
+    def resolver(version: int) -> list[str]:
+        """Where steered packets go: the first address of the family; of none, nowhere, and nothing is steered."""
+        found = [address for address in resolvers if address.version == version]
+        return words(found[0].packed if found else bytes(4 if version == 4 else 16))
+
     denied, allowed, places = policy(config, facts.own)
 
     def prefixes(found: Iterable[Network], version: int) -> list[list[str]]:
@@ -119,6 +126,11 @@ def node_header(config: Config, facts: Facts) -> str:
         _list("DENIED_PORTS", ([f"PROTOCOL_{p.upper()}", str(a), str(b)] for p, a, b in config.policy.ports)),
         f"#define FLOWS_PER_SECOND {config.policy.new_flows_per_second}",
         f"#define FLOW_BURST {config.policy.new_flows_burst}ull",
+        f"#define DNS_SERVICE {int(config.dns.service)}",
+        f"#define DNS_STEER {int(config.dns.steer)}",
+        *(_list(f"DNS_V{version}", [words(a.packed) for a in resolvers if a.version == version]) for version in (4, 6)),
+        f"#define DNS_STEER_V4 {resolver(4)[0]}",
+        *(f"#define DNS_STEER_V6_{place} {word}" for place, word in enumerate(resolver(6))),
         f"#define POLICY_ANSWERS {int(config.policy.answer == 'prohibited')}",
         *(f"#define {name} {value}" for name, value in sizes(config).items()),
         f"#define RELAYS_COUNT {len(config.relay.to)}",

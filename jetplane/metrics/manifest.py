@@ -17,7 +17,7 @@ from typing import Literal
 from jetplane import abi
 from jetplane.metrics import noise
 
-PROGRAMS = ("guard", "nat_out", "nat_in", "leak_guard")
+PROGRAMS = ("guard", "nat_out", "nat_in", "leak_guard", "dns_answer")
 INVARIANTS = ("fail_closed_rules", "leak_guard", "pins_private")
 REFUSAL_KINDS = ("file", "record", "plan", "address", "own_key", "duplicate", "full")
 ERROR_KINDS = ("configuration", "peer", "requirement", "kernel", "compile", "backend", "other")

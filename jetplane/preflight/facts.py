@@ -72,6 +72,7 @@ class Facts:
     peers: Answer
     peer_records: Answer | None = None  # None: they cannot be read
     blocklists: Answer | None = None  # None: there are none
+    silent_resolvers: tuple[str, ...] = ()  # addresses of the DNS service at which nobody listens
     metrics_port: Answer | None  # None: off, or served by this node already
     metrics_user: Answer | None
     metrics_tls: Answer | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jetplane import lock, wireguard
-from jetplane.config import Config, Metrics
+from jetplane.config import DNS_PORT, Config, Metrics
 from jetplane.dataplane import attach, pins, programs, toolchain
 from jetplane.dataplane.links import Links
 from jetplane.dataplane.lists import prefixes
@@ -20,7 +20,7 @@ from jetplane.metrics import exporter, privileges, tls
 from jetplane.network import features, sysctl
 from jetplane.network.messages import LinkState
 from jetplane.network.netlink import Netlink
-from jetplane.preflight import probe
+from jetplane.preflight import listening, probe
 from jetplane.preflight.facts import Answer, Facts
 from jetplane.sources import access, files, formats, records, whole
 from jetplane.wireguard import keys, ports
@@ -62,6 +62,7 @@ def gather(config: Config) -> Facts:
         peers=(peers := _ask(lambda: _peers(config))),
         peer_records=_ask(lambda: _peer_records(config)) if peers.ok else None,
         blocklists=_ask(lambda: _blocklists(config)) if config.guard.blocklists else None,
+        silent_resolvers=listening.silent(config.dns.addresses, DNS_PORT) if config.dns.service else (),
         metrics_port=_ask(lambda: _metrics_port(config.metrics)) if serves else None,
         metrics_user=_ask(lambda: _metrics_user(config.metrics)) if config.metrics.enabled else None,
         metrics_tls=_ask(lambda: _metrics_tls(config.metrics)) if config.metrics.enabled else None,
@@ -122,8 +123,7 @@ def _foreign_programs(config: Config, links: dict[str, LinkState]) -> Answer | N
     names = {True: [tunnel.name for tunnel in config.tunnel], False: [config.uplink.interface]}
     places = [
         attach.Place(program, name, links[name].index)
-        for program in programs.PROGRAMS
-        if program.hook
+        for program in programs.attached(config)
         for name in names[program.tunnel]
         if name in links
     ]

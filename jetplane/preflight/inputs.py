@@ -36,6 +36,16 @@ def _guard(config: Config, facts: Facts) -> Iterator[Check]:
         )
 
 
+def _resolver(config: Config, facts: Facts) -> Iterator[Check]:
+    if not config.dns.service:
+        return
+    if facts.silent_resolvers:
+        hint = "start the node's resolver there (it may have to wait for the address): else subscribers get no names"
+        yield Check("resolver", "warn", f"nobody listens at port 53 of {', '.join(facts.silent_resolvers)}", hint)
+    else:
+        yield Check("resolver", True, f"listens at {', '.join(config.dns.addresses)}")
+
+
 def _metrics(config: Config, facts: Facts) -> Iterator[Check]:
     yield from facts.answered("metrics port", facts.metrics_port)
     yield from facts.answered("metrics user", facts.metrics_user)
@@ -50,4 +60,4 @@ def _metrics(config: Config, facts: Facts) -> Iterator[Check]:
         yield Check("privacy budget", "warn", f"{cost}, and {noise.EPSILON:g} is promised", hint)
 
 
-CHECKS: tuple[Judgement, ...] = (_listen_ports, _private_keys, _peers, _guard, _metrics)
+CHECKS: tuple[Judgement, ...] = (_listen_ports, _private_keys, _peers, _guard, _resolver, _metrics)

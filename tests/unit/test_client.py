@@ -98,6 +98,15 @@ def test_the_file_is_what_wg_quick_reads(operator: Operator, capsys: pytest.Capt
     assert "Address" not in stripped
 
 
+def test_without_a_resolver_named_the_nodes_own_is_used(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = operator.directory / "jetplane.toml"
+    for service, line in (("true", "DNS = 10.64.0.1, fd64::1"), ("false", "MTU = 1420")):
+        text = CONFIG.replace('dns = ["10.64.0.1", "fd64::1"]', "") + f"[dns]\nservice = {service}\n"
+        settings.write_text(text)
+        assert operator.run(operator.peer) == 0
+        assert capsys.readouterr().out.splitlines()[3] == line
+
+
 def test_without_the_private_key_a_line_says_where_it_goes(
     operator: Operator, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_sample_loads_and_names_every_key() -> None:
     text = SAMPLE.read_text()
     named = (tables.Config, tables.Uplink, tables.Exit, tables.Tunnel, tables.Peers, tables.Plan, tables.Nat)
     named += (tables.Guard, tables.Service, tables.Metrics, tables.WireGuardSettings, tables.Nats, tables.Policy)
+    named += (tables.Dns,)
     for table in named:
         for key in table.__struct_fields__:
             assert key in text, f"{table.__name__}.{key} is not in the sample"
@@ -59,7 +60,7 @@ def test_the_samples_comments_show_the_defaults() -> None:
         for line in SAMPLE.read_text().splitlines()
     )
     shown = config.parse(tomllib.loads(uncommented), Path("/etc/jetplane/jetplane.toml"))
-    assert (shown.nat, shown.policy, shown.metrics) == (bare.nat, bare.policy, bare.metrics)
+    assert (shown.nat, shown.policy, shown.dns, shown.metrics) == (bare.nat, bare.policy, bare.dns, bare.metrics)
     assert shown.wireguard == bare.wireguard
     assert shown.tunnel[0].mtu == bare.tunnel[0].mtu
     assert shown.guard.icmp_echo_per_second == bare.guard.icmp_echo_per_second
@@ -103,6 +104,20 @@ BAD = [
     ("policy.deny_ports", ["udp/70-60"], "names other ports than 1 to 65535, the lower one first"),
     ("policy.deny_ports", ["tcp/65536"], "names other ports than 1 to 65535"),
     ("policy.answer", "maybe", 'policy.answer = "maybe": invalid enum value'),
+    ("dns.steer", True, "dns.steer = true: expected false while dns.service is"),
+    (
+        "dns",
+        {"service": True, "addresses": ["10.64.0.53"]},
+        'dns.addresses = "10.64.0.53": expected one of the tunnels',
+    ),
+    (
+        "dns",
+        {"service": True, "addresses": ["10.64.0.1/16"]},
+        "expected an IPv4 or IPv6 address without a prefix length",
+    ),
+    ("dns", {"service": True, "addresses": ["fd64::1", "fd64:0::1"]}, "expected each address once"),
+    ("dns", {"service": True, "steer": True, "addresses": ["fd64::1"]}, "expected an IPv4 address, too"),
+    ("dns", {"service": True, "steer": True, "addresses": ["10.64.0.1"]}, "expected an IPv6 address, too"),
     ("metrics.listen", "localhost", 'metrics.listen = "localhost": expected an IPv4 or IPv6 address'),
     ("metrics.listen", "192.0.2.1", 'metrics.listen = "192.0.2.1": plain HTTP only goes over the loopback'),
     ("metrics.listen", "0.0.0.0", 'metrics.listen = "0.0.0.0": plain HTTP only goes over the loopback'),
@@ -242,3 +257,41 @@ def test_a_timer_below_what_its_rfc_allows_is_refused_by_name(timer: str, least:
         config.parse(_with(f"nat.{timer}", least - 1), path)
     assert f"nat.{timer} = {least - 1}: expected `int` >= {least}" in str(caught.value)
     assert source in caught.value.hint
+
+
+def test_the_dns_service_is_at_every_address_of_the_tunnels_unless_some_are_named() -> None:
+    second = {"name": "jet1", "listen_port": 51821, "private_key_file": "k", "addresses": ["10.65.0.1/16"], "shards": 2}
+    tree = _with("tunnel", [*GOOD["tunnel"], second])
+    everywhere = config.parse({**tree, "dns": {"service": True, "steer": True}}, Path("x"))
+    assert everywhere.dns.addresses == ("10.64.0.1", "fd64::1", "10.65.0.1", "10.65.128.1")
+    first, *shards = everywhere.tunnel
+    assert config.resolvers_of(first, everywhere) == ("10.64.0.1", "fd64::1")
+    assert [config.resolvers_of(shard, everywhere) for shard in shards] == [("10.65.0.1",), ("10.65.128.1",)]
+    named = config.parse({**tree, "dns": {"service": True, "addresses": ["fd64:0::1", "10.65.128.1"]}}, Path("x"))
+    assert named.dns.addresses == ("fd64::1", "10.65.128.1")
+    assert [config.resolvers_of(tunnel, named) for tunnel in named.tunnel] == [
+        ("fd64::1",),
+        ("fd64::1", "10.65.128.1"),
+        ("10.65.128.1",),
+    ]
+    assert config.resolvers_of(first, config.parse(tree, Path("x"))) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": {"deny_ports": ["udp/53"]}}, 'policy.deny_ports = "udp/53": expected ports without 53'),
+        (
+            {"policy": {"deny_ports": ["tcp/25", "tcp/1-1023"]}},
+            'policy.deny_ports = "tcp/1-1023": expected ports without',
+        ),
+        ({"tunnel": [{**GOOD["tunnel"][0], "listen_port": 53}]}, "tunnel jet0 listens at port 53"),
+        ({"tunnel": [{**GOOD["tunnel"][0], "listen_port": 52, "shards": 2}]}, "tunnel jet1 listens at port 53"),
+    ],
+)
+def test_what_else_is_at_port_53_stands_in_the_way_of_the_service(changes: dict[str, Any], message: str) -> None:
+    path = Path("/etc/jetplane/jetplane.toml")
+    config.parse({**GOOD, **changes}, path)
+    with pytest.raises(ConfigurationError) as caught:
+        config.parse({**GOOD, **changes, "dns": {"service": True}}, path)
+    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)

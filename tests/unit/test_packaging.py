@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jetplane.lab.traffic import PROGRAMS
-from tests.netns import nat_witnesses
+from tests.netns import nat_witnesses, resolvers
 
 PROJECT = Path(__file__).resolve().parents[2]
 SETUPTOOLS = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
@@ -26,4 +26,4 @@ def test_everything_that_a_node_compiles_is_shipped() -> None:
 def test_the_set_up_installs_what_the_lab_and_the_tests_ask_for() -> None:
     lines = (PROJECT / "deploy/setup").read_text(encoding="utf-8").splitlines()
     installed = {line.split("#")[0].strip() for line in lines}
-    assert {*PROGRAMS.values(), *nat_witnesses.PROGRAMS.values()} <= installed
+    assert {*PROGRAMS.values(), *nat_witnesses.PROGRAMS.values(), *resolvers.PROGRAMS.values()} <= installed

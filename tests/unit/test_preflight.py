@@ -173,6 +173,15 @@ CASES = (
         "guard.observe",
         config={"guard": {"observe": True}},
     ),
+    Case(
+        "a resolver that does not listen",
+        {"silent_resolvers": ("10.64.0.1 (udp)", "10.64.0.1 (tcp)")},
+        "resolver",
+        "warn",
+        "nobody listens at port 53 of 10.64.0.1 (udp), 10.64.0.1 (tcp)",
+        "start the node's resolver",
+        config={"dns": {"service": True}},
+    ),
     Case("no JIT", {"jit": False}, "BPF", "warn", "interpreted", "bpf_jit_enable=1"),
     Case(
         "the wrong bcc",

@@ -88,6 +88,16 @@ int sweep_remotes(struct __sk_buff *skb)
 {
 	return (skb->len - SWEPT_HEADER) / sizeof(struct remote_key);
 }
+
+int dns_answer(struct __sk_buff *skb)
+{
+	return TC_ACT_OK;
+}
+
+int sweep_steered(struct __sk_buff *skb)
+{
+	return (skb->len - SWEPT_HEADER) / sizeof(struct steered_key);
+}
 """
 
 # What the compiler says is the same on every kernel, and it is slow in the guests of tests/vm.

@@ -104,16 +104,34 @@ def test_a_changed_constant_exchanges_the_programs_and_keeps_the_maps(
     }, "what was replaced is gone"
 
 
+def test_the_dns_services_program_comes_and_goes_with_what_needs_it(
+    dataplane: DataPlane, configure: ConfigFactory
+) -> None:
+    layout = dataplane._record().layout
+    assert filter_ids("jet0", Hook.EGRESS) == []
+    steering = DataPlane(configure(dns={"service": True, "steer": True}))
+    steering.ensure()
+    assert filter_ids("jet0", Hook.EGRESS) == [pinned(steering)["dns_answer"]]
+    assert ("dns_answer", "jet0", True) in {(a.program, a.interface, a.present) for a in steering.attachments()}
+    serving = DataPlane(configure(dns={"service": True}))
+    serving.ensure()
+    assert filter_ids("jet0", Hook.EGRESS) == []
+    assert "dns_answer" not in {a.program for a in serving.attachments()}
+    assert serving._record().layout == layout, "flows go on"
+
+
 def test_a_larger_layout_takes_the_state_over(dataplane: DataPlane, configure: ConfigFactory) -> None:
     dataplane._map("addresses").update_many((n.to_bytes(16), n) for n in range(500))
     binding = dataplane._map("bindings").value(peer=3, generation=9)
     dataplane._map("bindings").update(70_000, binding)
     secret = bytes(dataplane._map("secrets").lookup(0))
+    dataplane._map("steered").update(bytes(8), bytes(64))
     larger = DataPlane(configure(peers={"max": 512}, nat={"max_bindings": 4096}))
     larger.ensure()
     assert {int.from_bytes(bytes(k)): v for k, v in larger._map("addresses").items()} == {n: n for n in range(500)}
     assert bytes(larger._map("bindings").lookup(70_000)) == bytes(binding)
     assert bytes(larger._map("secrets").lookup(0)) == secret
+    assert larger._map("steered").every_key() == [], "whom a peer has asked is not read"
 
 
 @pytest.mark.parametrize("changes", [{"peers": {"max": 128}}, {"exit": {"ipv4": ["203.0.113.11", "203.0.113.10"]}}])
