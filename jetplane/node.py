@@ -5,6 +5,7 @@ Everything here can be done again at any time; what is already as it should be i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -36,6 +37,8 @@ from jetplane.sources.tunnels import Tunnels
 from jetplane.wireguard.absent import Absent
 from jetplane.wireguard.interface import Device, WireGuard
 from jetplane.wireguard.sweep import Sweeper
+
+log = logging.getLogger("jetplane")
 
 _CHUNK = 4096
 """Entries written to the data plane at a time."""
@@ -77,7 +80,8 @@ class Node:
             self.wireguard.create(tunnel.name)
             self.wireguard.configure(Device(tunnel.name, tunnel.listen_port, tunnel.private_key_file))
         network.ensure(self.config, self.journal)
-        self.dataplane.ensure()
+        for warning in self.dataplane.ensure().warnings:
+            log.warning("%s", warning)
         self.refresh_addresses()
         self.keep_neighbours()
 
@@ -342,5 +346,5 @@ def take_down(config: Config) -> tuple[str, ...]:
         wireguard.choose(kind).delete(name)
         undone.append(f"removed tunnel {name}")
     undone += network.restore(journal)
-    DataPlane(config).detach()
+    undone += DataPlane(config).detach()
     return (*undone, "detached all programs, removed all maps")

@@ -9,7 +9,7 @@ from pathlib import Path
 from jetplane import abi
 from jetplane.audit.calls import Calls
 from jetplane.config import Config
-from jetplane.dataplane import bpf, bpffs, layout
+from jetplane.dataplane import bpf, bpffs, layout, replaced
 from jetplane.dataplane.links import Links, interface_index
 from jetplane.dataplane.programs import PROGRAMS, Hook
 from jetplane.errors import KernelError
@@ -61,7 +61,10 @@ def _attached(config: Config) -> Iterator[tuple[int, str]]:
 
 
 def _pinned(root: Path, stack: ExitStack) -> tuple[dict[int, bpf.MapInfo], dict[int, int], tuple[Pin, ...]]:
-    """Maps by their id, programs' descriptors by their id, and every file of the bpffs."""
+    """Maps by their id, programs' descriptors by their id, and every file of the bpffs.
+
+    Another's program that is held to be put back is not the node's, and sees no packet unless it is attached again.
+    """
     maps: dict[int, bpf.MapInfo] = {}
     programs: dict[int, int] = {}
     pins = []
@@ -76,7 +79,7 @@ def _pinned(root: Path, stack: ExitStack) -> tuple[dict[int, bpf.MapInfo], dict[
                 if what == "bpf-map":
                     info = bpf.map_info(fd)
                     maps[info.id] = info
-                elif what == "bpf-prog":
+                elif what == "bpf-prog" and path.parent != root / replaced.PINS:
                     programs[bpf.prog_info(fd).id] = fd
             pins.append(Pin(str(path.relative_to(root)), status.st_mode & 0o7777, status.st_uid, what))
     return maps, programs, tuple(pins)

@@ -86,7 +86,8 @@ def status(report: Report) -> None:
     _console.print(tunnels)
     programs = _table("", "program", "interface", "hook", "mode")
     for a in report.attachments:
-        programs.add_row(OK if a.present else BAD, a.program, a.interface, a.hook, a.mode)
+        mark = BAD if not a.present else WARN if a.mode == "generic" else OK  # generic: behind the driver, and slower
+        programs.add_row(mark, a.program, a.interface, a.hook, a.mode)
     _console.print(programs)
     _console.print(_counters(report.counters))
 

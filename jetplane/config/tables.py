@@ -25,6 +25,8 @@ class Uplink(_Table, frozen=True):
 
     interface: InterfaceName
     xdp: Literal["auto", "native", "generic"] = "auto"
+    replace_foreign_xdp: bool = False
+    """Whether an XDP program of somebody else gives way to the guard, to be put back when the node goes down."""
     capacity_mbit: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """What the line carries each way, in megabits (10^6) per second; 0: unknown, then no utilisation is published."""
 

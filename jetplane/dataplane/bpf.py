@@ -31,7 +31,10 @@ _GENERIC_SYSCALL = 280  # aarch64, riscv64, loongarch64: include/uapi/asm-generi
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = range(8)
 _PROG_NEXT_ID, _MAP_NEXT_ID = 11, 12
 _PROG_FD_BY_ID, _MAP_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 13, 14, 15, 16
+_LINK_FD_BY_ID, _LINK_NEXT_ID = 30, 31
 _TCX_INGRESS, _TCX_EGRESS = 46, 47
+_LINK_TRACING, _LINK_XDP = 2, 6  # enum bpf_link_type
+_TYPE_OF_EXTENSIONS = 0  # the attach type of their tracing links; those that only watch a program have another
 
 ANY, NOEXIST, EXIST = 0, 1, 2
 """Flags of `update`: BPF_ANY, BPF_NOEXIST, BPF_EXIST."""
@@ -83,6 +86,13 @@ class _ProgInfo(ctypes.Structure):
         ("type", _u32), ("id", _u32), ("tag", ctypes.c_uint8 * 8), ("jited_len", _u32), ("xlated_len", _u32),
         ("jited", _u64), ("xlated", _u64), ("load_time", _u64), ("uid", _u32), ("nr_map_ids", _u32),
         ("map_ids", _u64), ("name", ctypes.c_char * 16),
+    )  # fmt: skip
+
+
+class _LinkInfo(ctypes.Structure):
+    _fields_ = (
+        ("type", _u32), ("id", _u32), ("prog_id", _u32), ("padding", _u32),
+        ("first", _u32), ("second", _u32), ("third", _u32), ("fourth", _u32),
     )  # fmt: skip
 
 
@@ -212,6 +222,16 @@ def map_ids() -> Iterator[int]:
     return _ids(_MAP_NEXT_ID, "listing BPF maps")
 
 
+def link_ids() -> Iterator[int]:
+    """The same of bpf_links, each of which keeps a program where it is attached."""
+    return _ids(_LINK_NEXT_ID, "listing BPF links")
+
+
+def link_by_id(number: int) -> int:
+    """Open a bpf_link by its id (needs CAP_SYS_ADMIN); the caller closes the descriptor."""
+    return checked(call(_LINK_FD_BY_ID, _Id(id=number)), f"opening BPF link {number}")
+
+
 def _ids(command: int, doing: str) -> Iterator[int]:
     at = _Id()
     while (result := call(command, at)) != -errno.ENOENT:
@@ -242,6 +262,29 @@ class ProgInfo:
     tag: str  # hash of its instructions, 16 hexadecimal digits
     name: str  # cut to 15 characters by the kernel
     map_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """What the kernel says of a bpf_link."""
+
+    id: int
+    prog_id: int  # of the program that it keeps attached
+    ifindex: int  # of an XDP program's interface; 0 for links of another type
+    extends: int  # id of the program that this link's program is a part of (freplace); 0 for links of another type
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Ask the kernel about a bpf_link."""
+    info = _LinkInfo()
+    checked(call(_INFO_BY_FD, _Info(fd, ctypes.sizeof(info), pointer(info))), "asking about a BPF link")
+    extension = info.type == _LINK_TRACING and info.first == _TYPE_OF_EXTENSIONS
+    return LinkInfo(
+        info.id,
+        info.prog_id,
+        ifindex=info.first if info.type == _LINK_XDP else 0,
+        extends=info.second if extension else 0,
+    )
 
 
 def map_info(fd: int) -> MapInfo:

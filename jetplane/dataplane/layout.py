@@ -113,7 +113,7 @@ class Record:
 def save(path: Path, record: Record) -> None:
     """Write layout.json, replacing it as a whole."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps({"boot": _boot(), **asdict(record)}, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps({"boot": boot(), **asdict(record)}, indent=1) + "\n", encoding="utf-8")
     fresh.replace(path)
 
 
@@ -122,10 +122,11 @@ def load(path: Path) -> Record | None:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         maps = {name: Layout(**entry) for name, entry in tree["maps"].items()}
-        return Record(tree["layout"], tree["build"], tuple(tree["exits"]), maps) if tree["boot"] == _boot() else None
+        return Record(tree["layout"], tree["build"], tuple(tree["exits"]), maps) if tree["boot"] == boot() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _boot() -> str:
+def boot() -> str:
+    """The id of this boot of the machine (proc(5)): no program or pin outlives it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -60,6 +60,7 @@ class Ensured:
 
     loaded: bool  # the programs anew
     changed: tuple[str, ...]
+    warnings: tuple[str, ...] = ()  # those of the changes that an operator should know of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ class DataPlane:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._directory = config.run_directory
-        self._pins = config.run_directory / "bpf"
-        self._layout_file = config.run_directory / "layout.json"
-        self._hooks = Hooks(config, self._pins, config.run_directory / "clsact.json")
+        self._pins = self._directory / "bpf"
+        self._layout_file = self._directory / "layout.json"
+        self._hooks = Hooks(config, self._pins, self._directory / "clsact.json", self._directory / "foreign.json")
         self._lists = Refresher(config.guard, pins=self._pins, layout=self._layout_file)
         self._maps: dict[str, Map] = {}
         self._remotes: Iterator[bytes] | None = None
@@ -106,11 +107,12 @@ class DataPlane:
             undo.callback(pins.remove_others, self._pins, *self._directories(before))
             record, loaded = self._load(before)
             self._open(record)
-            changed = [*self._fill(), *self._hooks.attach(self._pins / record.build)]
+            filled, attached = tuple(self._fill()), self._hooks.attach(self._pins / record.build)
             layout.save(self._layout_file, record)
             undo.pop_all()
         pins.remove_others(self._pins, *self._directories(record))
-        return Ensured(loaded, tuple(changed))
+        warnings = tuple(done.text for done in attached if done.warning)
+        return Ensured(loaded, (*filled, *(done.text for done in attached)), warnings)
 
     def attachments(self) -> tuple[Attachment, ...]:
         """What is attached, place by place; also when nothing is loaded."""
@@ -231,16 +233,20 @@ class DataPlane:
         """Whether only root can reach maps and programs."""
         return bpffs.is_private(self._pins)
 
-    def detach(self) -> None:
-        """Detach everything of ours, unpin, unmount. Idempotent, and needs no compiler."""
+    def detach(self) -> tuple[str, ...]:
+        """Detach everything of ours, unpin, unmount. Idempotent, and needs no compiler.
+
+        Returns what was done about XDP programs of others that had given way, a line each.
+        """
         self.close()
-        self._hooks.detach()
+        put_back = self._hooks.detach()
         pins.remove_others(self._pins)
         bpffs.unmount(self._pins)
         if self._pins.is_dir():
             self._pins.rmdir()
         pins.remove(self._directory / "build")
         self._layout_file.unlink(missing_ok=True)
+        return tuple(put_back)
 
     def _names(self) -> tuple[Path, Path, str]:
         """The directories of maps and programs, and the text of node.h."""

@@ -98,6 +98,14 @@ def open_map(path: Path, number: int) -> int:
     raise KernelError(f"map {path.name} is gone", errno=errno.ENOENT, hint="start the data plane: jetplane run")
 
 
+def open_program(path: Path, number: int) -> int:
+    """The same of a program. Raises KernelError when neither is there."""
+    try:
+        return bpf.obj_get(path)
+    except KernelError:
+        return bpf.prog_by_id(number)
+
+
 def adopt(maps: Path, recorded: Mapping[str, int]) -> None:
     """Pin maps that lost their pin but live on in attached programs, so that no binding is lost.
 

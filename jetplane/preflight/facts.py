@@ -38,7 +38,7 @@ class Check:
 class Answer:
     """What another part of jetplane said when it was asked: what it found, or its error and what to do."""
 
-    ok: bool
+    ok: bool | Literal["warn"]
     detail: str
     hint: str = ""
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from jetplane import lock, wireguard
@@ -119,7 +120,10 @@ def _wireguard(config: Config) -> str:
 
 
 def _foreign_programs(config: Config, links: dict[str, LinkState]) -> Answer | None:
-    """Whether another's program stands where one of ours belongs; asked of the interfaces that are there."""
+    """Whether another's program stands where one of ours belongs; asked of the interfaces that are there.
+
+    One that is to be replaced is a warning.
+    """
     names = {True: [tunnel.name for tunnel in config.tunnel], False: [config.uplink.interface]}
     places = [
         attach.Place(program, name, links[name].index)
@@ -130,13 +134,17 @@ def _foreign_programs(config: Config, links: dict[str, LinkState]) -> Answer | N
     if not places:
         return None
 
+    replaced: list[str] = []
+
     def look() -> str:
         with Links() as tc, pins.Owned(config.run_directory / "bpf") as owned:
             for place in places:
-                attach.refuse_foreign(tc, place, owned)
-        return "none in the way"
+                if there := attach.refuse_foreign(tc, place, owned, replace=config.uplink.replace_foreign_xdp):
+                    replaced.append(f"{place.interface}: {there} gives way to the guard")
+        return "; ".join(replaced) or "none in the way"
 
-    return _ask(look)
+    answer = _ask(look)
+    return replace(answer, ok="warn", hint="`jetplane down` puts it back") if answer.ok and replaced else answer
 
 
 def _listen_ports(config: Config, taken_by_us: frozenset[str]) -> Iterator[tuple[str, Answer]]:

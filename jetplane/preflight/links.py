@@ -17,6 +17,9 @@ _LARGEST_NATIVE_MTU = 3498  # a packet and its headroom in one page of 4 KiB, wi
 _RESETS_LINK = {"ixgbe", "ixgbevf", "i40e", "ice", "mlx4_en", "mlx5_core", "bnxt_en", "qede", "nfp"}
 """Drivers that rebuild their queues, and lose the link for it, when a first XDP program comes or the last one goes."""
 
+_RESETS_AT_EXCHANGE = {"bnxt_en", "qede"}
+"""Those that do it also when one program takes the place of another (bnxt_xdp_set, qede_xdp_set)."""
+
 _SPARE_QUEUES = {"ena", "gve"}
 """Drivers that transmit for XDP on queues of their own, as many as are in use (kernel documentation of each)."""
 
@@ -72,7 +75,11 @@ def _driver(config: Config, facts: Facts) -> Iterator[Check]:
         yield Check("XDP", trap, detail, f"ethtool -L {name} combined {half}")
     elif facts.driver in _RESETS_LINK:
         detail = f"{name}: {facts.driver} loses the link for seconds at the first start and at `jetplane down`"
-        yield Check("XDP", "warn", detail, "nothing to do; restarts and upgrades in between exchange programs in place")
+        hint = "nothing to do; restarts and upgrades in between exchange programs in place"
+        if facts.driver in _RESETS_AT_EXCHANGE:
+            detail += ", and at each change of the guard's settings"
+            hint = 'change them together and at a quiet hour; uplink.xdp = "generic" keeps the link and is slower'
+        yield Check("XDP", "warn", detail, hint)
     else:
         yield Check("XDP", True, f"{name}: no known trap in {facts.driver or 'its driver'}")
 

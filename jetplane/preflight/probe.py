@@ -20,10 +20,13 @@ class _Info(ctypes.Structure):
     _fields_ = (("bpf_fd", _u32), ("info_len", _u32), ("info", _u64))
 
 
-def load(kind: ProgramType, *, returns: int) -> int:
-    """Load a program that returns a number and return its descriptor, which the caller closes. Raises KernelError."""
+def load(kind: ProgramType, *, returns: int, name: str = "probe") -> int:
+    """Load a program that returns a number and return its descriptor, which the caller closes. Raises KernelError.
+
+    Of the name, the kernel takes up to 15 letters, digits, `_` and `.`.
+    """
     code = _INSTRUCTION.pack(_MOVE, 0, 0, returns) + _INSTRUCTION.pack(_EXIT, 0, 0, 0)
-    return bpf.prog_load(kind, code, "probe")
+    return bpf.prog_load(kind, code, name)
 
 
 def is_compiled() -> bool:

@@ -17,8 +17,9 @@ ROOTS_FILES = ("admin.sock",)
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 RUN_FILES = (
-    "admin.sock", "build", "clsact.json", "controller.pid", "epochs.json", "journal.json", "layout.json", "ledger.json",
-    "metrics", "metrics/exposition.openmetrics", "metrics/exposition.txt", "released.json", "status.json",
+    "admin.sock", "build", "clsact.json", "controller.pid", "epochs.json", "foreign.json", "journal.json",
+    "layout.json", "ledger.json", "metrics", "metrics/exposition.openmetrics", "metrics/exposition.txt",
+    "released.json", "status.json",
 )  # fmt: skip
 """Everything that a run directory may hold; new versions of a file carry `.new` for a moment."""
 

@@ -32,6 +32,7 @@ EVERYTHING: Mapping[str, Any] = {
         "new_flows_per_second": 500,
         "answer": "prohibited",
     },
+    "dns": {"service": True, "steer": True},
     "relay": {
         "to": [
             {"listen_port": 51830, "exit": "203.0.113.99:51820"},

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -304,6 +305,15 @@ def test_what_is_bad_is_one_line_with_what_to_do_and_run_changes_nothing(machine
         assert says in refused.errors and hint in refused.errors and "\n" not in refused.errors
         assert snapshot.compare(before, snapshot.take(machine.namespace)) == []
     assert not (machine.directory / "run").exists()
+
+
+def test_an_xdp_program_that_is_to_give_way_is_a_warning(machine: Machine) -> None:
+    machine.tree["uplink"]["replace_foreign_xdp"] = True
+    with _foreign_xdp(machine):
+        [row] = [row for row in machine.check() if row.name == "other programs"]
+    assert row.ok == "warn"
+    assert re.fullmatch(r"up0: probe \(id \d+\) gives way to the guard", row.detail)
+    assert "puts it back" in row.hint
 
 
 def test_the_wrong_bcc_is_named(machine: Machine, tmp_path: Path) -> None:

@@ -268,12 +268,23 @@ CASES = (
     Case("ixgbe", {"driver": "ixgbe"}, "XDP", "warn", "loses the link for seconds", "nothing to do"),
     Case("mlx5", {"driver": "mlx5_core"}, "XDP", "warn", "mlx5_core loses the link"),
     Case(
+        "bnxt", {"driver": "bnxt_en"}, "XDP", "warn", "and at each change of the guard's settings", "together and at a"
+    ),
+    Case(
         "another's XDP program",
         {"programs": Answer(False, "eth0: an XDP program", "xdp off")},
         "other programs",
         False,
         "an XDP program",
         "xdp off",
+    ),
+    Case(
+        "another's XDP program that is to give way",
+        {"programs": Answer("warn", "eth0: other (id 5) gives way", "puts it back")},
+        "other programs",
+        "warn",
+        "other (id 5) gives way",
+        "puts it back",
     ),
     Case(
         "exit addresses missing",

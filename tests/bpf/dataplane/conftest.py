@@ -16,6 +16,7 @@ import pytest
 from jetplane import abi
 from jetplane.config import Config, parse
 from jetplane.dataplane import bpf, bpffs, load
+from jetplane.dataplane.links import Links, interface_index
 from jetplane.dataplane.maps import possible_cpus
 from jetplane.dataplane.node import DataPlane
 from jetplane.dataplane.programs import PROGRAMS
@@ -109,6 +110,13 @@ def ip(arguments: str) -> str:
     words = arguments.split()
     command = words if words[0] in ("tc", "bpftool") else ["ip", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+def xdp_id(name: str) -> int:
+    """The id of an interface's XDP program; 0 for none."""
+    with Links() as links:
+        attached = links.xdp(interface_index(name))
+    return attached.prog_id if attached else 0
 
 
 @contextmanager
