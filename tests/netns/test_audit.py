@@ -70,6 +70,12 @@ BREAKS: tuple[tuple[str, breaks.Break, str, str], ...] = (
         "runs as root",
     ),
     (
+        "an exporter whose system calls nobody filters",
+        breaks.other_exporter("from jetplane.metrics import seccomp; seccomp.confine = lambda: None"),
+        "exporter-rights",
+        "may make any system call",
+    ),
+    (
         "a netlink socket in the exporter",
         breaks.other_exporter("import socket; kept = socket.socket(16, 3, 0); kept.bind((0, 0))"),
         "exporter-descriptors",

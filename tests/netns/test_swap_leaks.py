@@ -15,12 +15,16 @@ from pathlib import Path
 import pyroute2
 import pytest
 
+from jetplane.dataplane import bpf
+from jetplane.dataplane.links import Links, interface_index
+from jetplane.dataplane.programs import ProgramType
 from jetplane.errors import JetplaneError
 from jetplane.lab import namespaces, snapshot, topology
 from jetplane.lab.addresses import NODE_IPV4, NODE_IPV6, TO_NODE, UPLINK, LabOptions
 from jetplane.lab.capture import LeakWatch
 from jetplane.lab.topology import Lab
 from jetplane.lab.waiting import patience, wait_until
+from jetplane.preflight import probe
 from tests.netns import nat_place as place
 from tests.netns.chatter import Chatter, chatter
 
@@ -28,11 +32,33 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def lab(root: None) -> Iterator[Lab]:
-    """A running node with real tunnels and two exit addresses of each family."""
-    with topology.lab(LabOptions(exit_addresses=2)) as built:
-        built.start()
-        yield built
+def built(root: None) -> Iterator[Lab]:
+    """Real tunnels, two exit addresses of each family, and a node that has not been started."""
+    with topology.lab(LabOptions(exit_addresses=2)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def theirs(built: Lab) -> int:
+    """An XDP program of somebody's on the uplink, which lets everything pass and is to give way; its id."""
+
+    def put() -> int:
+        with bpf.opened(probe.load(ProgramType.XDP, returns=2, name="other")) as fd, Links() as links:
+            links.set_xdp(interface_index(UPLINK), fd, "native")
+            return bpf.prog_info(fd).id
+
+    built.node.config.write_text(
+        built.node.config.read_text().replace("[uplink]\n", "[uplink]\nreplace_foreign_xdp = true\n")
+    )
+    return namespaces.inside(built.plan.node, put)
+
+
+@pytest.fixture(scope="module")
+def lab(built: Lab, theirs: int) -> Lab:
+    """A running node."""
+    built.start()
+    assert f"WARNING XDP program other (id {theirs}) on {UPLINK} gives way to the guard" in built.node.log.read_text()
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +213,9 @@ def test_nothing_leaks_when_exit_addresses_come_and_go(lab: Lab, watch: LeakWatc
 
 
 def test_nothing_leaks_when_a_tunnel_is_removed_and_when_the_node_goes_down(
-    lab: Lab, watch: LeakWatch, talk: Chatter
+    lab: Lab, watch: LeakWatch, talk: Chatter, theirs: int
 ) -> None:
+    """What was on the uplink before the node is back when that is down."""
     for _ in range(2):
         assert not place.program(lab, lab.plan.node, "ip", "link", "del", lab.plan.tunnels[0].name)
         talk.wait_for_more(20)
@@ -198,11 +225,19 @@ def test_nothing_leaks_when_a_tunnel_is_removed_and_when_the_node_goes_down(
         talk.wait_for_arrivals()
     done = lab.node.jetplane("down")
     assert done.returncode == 0, done.stderr
+    assert f"put back XDP program other (id {theirs}) on {UPLINK}" in done.stdout.decode()
+    assert namespaces.inside(lab.plan.node, _program_on_the_uplink) == theirs
     lab.node.reap()
     talk.wait_for_more(20)
     lab.node.start()
     _connect_again(lab)
     talk.wait_for_arrivals()
+
+
+def _program_on_the_uplink() -> int:
+    with Links() as links:
+        found = links.xdp(interface_index(UPLINK))
+    return found.prog_id if found else 0
 
 
 def _connect_again(lab: Lab) -> None:
