@@ -176,8 +176,12 @@ def without_locked_memory(lab: Lab) -> Iterator[None]:
 
 
 def _start(lab: Lab) -> None:
-    """The node, and its exporter, which comes after the node has said that it is ready."""
     lab.node.start()
+    wait_for_the_exporter(lab)
+
+
+def wait_for_the_exporter(lab: Lab) -> None:
+    """It comes after the node has said that it is ready."""
     wait_until("the exporter", lambda: any(one.port == lab.options.metrics_port for one in _listening(lab)))
 
 

@@ -23,6 +23,7 @@ def audited(lab: Lab) -> dict[str, Check]:
 
 
 def test_on_a_node_in_use_every_promise_is_kept(lab: Lab) -> None:
+    breaks.wait_for_the_exporter(lab)
     told = audited(lab)
     assert {name: check.detail for name, check in told.items() if not check.ok} == {}
     assert list(told) == [question.name for question in QUESTIONS]

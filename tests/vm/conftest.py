@@ -23,8 +23,6 @@ TESTS = (
     "tests/bpf/test_every_option.py",
     "tests/bpf/test_nat_sessions.py",
     "tests/bpf/test_layer3.py",
-    # libxdp's dispatcher, which not every kernel has.
-    "tests/bpf/dataplane/test_dispatcher.py",
     # What depends on the kernel and its WireGuard.
     "tests/netns/test_node.py",
     "tests/netns/test_network.py",
