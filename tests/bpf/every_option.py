@@ -14,6 +14,12 @@ ALLOWED = ("10.99.0.0/16", "fd99::/48")
 DENIED = tuple(f"198.18.{2 * number}.0/24" for number in range(MOST_PREFIXES - len(ALLOWED)))
 """As many prefixes as there may be; none adjoins another."""
 
+RELAYS = tuple(
+    {"listen_port": 52000 + n, "exit": f"198.51.100.{n}:51820" if n % 2 else f"[2001:db8:9::{n:x}]:51820"}
+    for n in range(1, 65)
+)
+"""As many exit nodes as a fleet may have, of both families."""
+
 EVERYTHING: Mapping[str, Any] = {
     "transport": "wireguard",
     "follower": "jet0",
@@ -33,11 +39,6 @@ EVERYTHING: Mapping[str, Any] = {
         "answer": "prohibited",
     },
     "dns": {"service": True, "steer": True},
-    "relay": {
-        "to": [
-            {"listen_port": 51830, "exit": "203.0.113.99:51820"},
-            {"listen_port": 51831, "exit": "[2001:db8:9::9]:51820"},
-        ]
-    },
+    "relay": {"to": RELAYS},
     "metrics": {"design_peers": 1000},
 }
