@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jetplane import abi, network
 from jetplane.config import Config, Metrics
+from jetplane.dataplane.programs import PROGRAMS
 from jetplane.metrics import process, publish, tls, utilisation
 from jetplane.metrics.figures import Figures, Planning, Utilisation
 from jetplane.metrics.render import render
@@ -58,7 +59,7 @@ class Publisher:
 
     def _figures(self, node: Node, state: Status, errors: Mapping[str, int], planning: Planning | None) -> Figures:
         attachments = node.dataplane.attachments()
-        programs = {a.program: True for a in attachments}
+        programs = {program.name: True for program in PROGRAMS if program.hook}  # one without a place here lacks none
         for attachment in attachments:
             programs[attachment.program] &= attachment.present
         totals = node.dataplane.counters()

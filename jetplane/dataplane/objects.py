@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def keep(named: str, made: Object) -> None:
         fresh.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
         fresh.replace(cache / named)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def _cache() -> Path | None:
