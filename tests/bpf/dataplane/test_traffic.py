@@ -93,7 +93,8 @@ def node(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World
 def number(name: str, ipv4: str, ipv6: str, *gateways: str) -> None:
     """Give an interface its addresses, and the namespace its way out."""
     ip(f"addr add {ipv4} dev {name}")
-    ip(f"addr add {ipv6} dev {name} nodad")
+    for address in (ipv6, f"fe80::{ipv6.rpartition('::')[2]}"):  # from the latter it asks for its neighbours
+        ip(f"addr add {address} dev {name} nodad")
     ip(f"link set {name} up")
     for gateway in gateways:
         ip(f"route add default via {gateway}")
