@@ -30,9 +30,6 @@ TESTS = (
     "tests/netns/test_wireguard_process.py",
     "tests/netns/test_wireguard_traffic.py",
     "tests/netns/test_wireguard_sweep.py",
-    # Through an entry to the node.
-    "tests/netns/test_relay.py::test_a_subscriber_reaches_sites_through_two_nodes",
-    "tests/netns/test_relay.py::test_a_subscriber_whose_address_changes_goes_on",
 )
 
 _GUESTS = pytest.StashKey[dict[str, Guest | KernelMissing]]()
