@@ -75,13 +75,15 @@ class Delay:
 
     def _carry(self, device: int, raw: socket.socket) -> None:
         waiting: collections.deque[tuple[float, bytes]] = collections.deque()
+        ready = select.poll()  # select(2) takes no descriptor above 1023
+        ready.register(device, select.POLLIN)
         while not self._over.is_set():
             now = time.monotonic()
             while waiting and waiting[0][0] <= now:
                 packet = waiting.popleft()[1]
                 raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
             rest = min(0.1, waiting[0][0] - now) if waiting else 0.1
-            if select.select([device], [], [], rest)[0]:
+            if ready.poll(1000 * max(0.0, rest)):
                 packet = os.read(device, _LONGEST)
                 if packet[0] >> 4 == 4:  # the kernel speaks IPv6 on every link
                     waiting.append((time.monotonic() + self._rtt_ms / 1000, packet))

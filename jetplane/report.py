@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jetplane import lock, status
 from jetplane.config import Config
-from jetplane.dataplane.node import Attachment, DataPlane
+from jetplane.dataplane.programs import Attachment
+
+if TYPE_CHECKING:
+    from jetplane.dataplane.node import DataPlane
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ def report(config: Config, *, trouble: str = "") -> Report:
 
     Raises JetplaneError when there is none.
     """
+    from jetplane.dataplane.node import DataPlane  # whoever is told by the controller does not need it
+
     state = status.read(config.run_directory)
     if trouble:
         state = msgspec.structs.replace(state, problems=(trouble, *state.problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,96 +11,48 @@ from types import TracebackType
 
 import click
 
-from jetplane import __version__, config, lifecycle, preflight
-from jetplane import report as reporting
-from jetplane.admin import client
-from jetplane.cli import lab, logs, maintenance, peers, show
-from jetplane.cli.audit import audit
-from jetplane.cli.capacity import capacity
-from jetplane.cli.options import config_option, json_option, print_json
+from jetplane import __version__
+from jetplane.cli import logs
 from jetplane.errors import JetplaneError
 
+COMMANDS = {
+    "audit": "audit:audit",
+    "capacity": "capacity:capacity",
+    "check": "life:check",
+    "demo": "demo:demo",
+    "down": "life:down",
+    "drain": "maintenance:drain",
+    "lab": "lab:group",
+    "peers": "peers:group",
+    "reload": "maintenance:reload",
+    "run": "life:run",
+    "sessions": "maintenance:sessions",
+    "status": "status:status",
+    "undrain": "maintenance:undrain",
+}
+"""Command → where it is, below jetplane.cli."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """Imports a command when it is asked for: `peers add` does not wait for what only `run` needs."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """In the order of the alphabet."""
+        return sorted(COMMANDS)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(f"jetplane.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """Exit nodes with kernel WireGuard, NAT in eBPF, and nothing kept about anybody."""
-
-
-@cli.command()
-@config_option
-@json_option
-def check(*, config_path: Path, as_json: bool) -> None:
-    """Pre-flight: is this machine, with this configuration, fit to be an exit node? Changes nothing."""
-    checks = preflight.check(config.load(config_path))
-    if as_json:
-        print_json(show.checks_as_json(checks))
-    else:
-        show.checks(checks)
-    if any(item.failed for item in checks):
-        sys.exit(1)
-
-
-@cli.command()
-@config_option
-def run(*, config_path: Path) -> None:
-    """Run the node in the foreground. SIGHUP reloads, SIGTERM stops; traffic goes on either way."""
-    lifecycle.run(config_path)
-
-
-@cli.command()
-@config_option
-@json_option
-def status(*, config_path: Path, as_json: bool) -> None:
-    """Show what is attached, wanted against observed, and health. Exit status 1 when something is wrong."""
-    report = _report(config.load(config_path))
-    if as_json:
-        print_json(report.as_json())
-    else:
-        show.status(report)
-    if not report.healthy:
-        sys.exit(1)
-
-
-def _report(settings: config.Config) -> reporting.Report:
-    """What the controller says; where it says nothing, what it last wrote and what the kernel shows."""
-    try:
-        return reporting.from_json(client.ask(settings.run_directory, "GET", "/v1/status", seconds=client.QUICK_S))
-    except (client.NotRunning, client.NotAllowed):
-        return reporting.report(settings)
-    except client.NotAnswering as error:
-        return reporting.report(settings, trouble=str(error))
-
-
-@cli.command()
-@config_option
-@json_option
-def down(*, config_path: Path, as_json: bool) -> None:
-    """Stop the node, and remove everything jetplane made and nothing else."""
-    undone = lifecycle.down(config.load(config_path))
-    if as_json:
-        print_json({"undone": list(undone)})
-    else:
-        for line in undone:
-            click.echo(line)
-        click.echo("the node is down")
-
-
-@cli.command()
-@json_option
-def demo(*, as_json: bool) -> None:
-    """Build a real node in namespaces on this machine, use it with real clients, and check what happened."""
-    from jetplane.lab import demo as demonstration  # the lab is no part of a node
-
-    sys.exit(demonstration.run(as_json=as_json))
-
-
-for command in (maintenance.reload, maintenance.drain, maintenance.undrain, maintenance.sessions):
-    cli.add_command(command)
-cli.add_command(audit)
-cli.add_command(capacity)
-cli.add_command(peers.group)
-cli.add_command(lab.group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

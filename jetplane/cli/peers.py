@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jetplane import config, lifecycle
+from jetplane import config
 from jetplane.admin import client, edit, rows
 from jetplane.admin.messages import Change
 from jetplane.cli import show
@@ -183,6 +183,8 @@ def list_(*, config_path: Path, as_json: bool) -> None:
 
 def _forget_alone(settings: Config, key: PublicKey) -> dict[str, Any]:
     """The data plane goes on without its controller, and so may a peer: it is cut off by this process."""
+    from jetplane import lifecycle  # a whole node
+
     found = lifecycle.forget(settings, key)
     if settings.peers.source != "files":
         return {"forgotten": found, "record": "elsewhere", "running": False}

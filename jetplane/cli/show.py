@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jetplane import abi
-from jetplane.capacity import Forecast, Outlook
-from jetplane.lab.state import LabState
-from jetplane.preflight import Check
-from jetplane.privacy.question import Check as Promise
-from jetplane.report import Report
-from jetplane.status import PrivacyStatus
+
+if TYPE_CHECKING:
+    from jetplane.capacity import Forecast, Outlook
+    from jetplane.lab.state import LabState
+    from jetplane.preflight import Check
+    from jetplane.privacy.question import Check as Promise
+    from jetplane.report import Report
+    from jetplane.status import PrivacyStatus
 
 OK, WARN, BAD = Text("✓", style="green"), Text("!", style="yellow"), Text("✗", style="bold red")
 

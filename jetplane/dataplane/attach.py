@@ -23,7 +23,7 @@ from jetplane.dataplane import bpf, foreign
 from jetplane.dataplane.foreign import Foreign
 from jetplane.dataplane.links import PRIORITY, Filter, Links
 from jetplane.dataplane.pins import Owned
-from jetplane.dataplane.programs import Hook, Program
+from jetplane.dataplane.programs import Attachment, Hook, Program
 from jetplane.errors import KernelError
 
 Mode = Literal["auto", "native", "generic"]
@@ -42,17 +42,6 @@ class Place:
         """Every place has one."""
         assert self.program.hook is not None
         return self.program.hook
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """What is to be seen at one place."""
-
-    program: str
-    interface: str
-    hook: str
-    present: bool
-    mode: str  # "native", "generic" or "tc"; "" when nothing of ours is there
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jetplane.config import Config
 from jetplane.dataplane import attach, bpf, pins
-from jetplane.dataplane.attach import Attachment, Done, Place
+from jetplane.dataplane.attach import Done, Place
 from jetplane.dataplane.links import Links, interface_index
-from jetplane.dataplane.programs import Hook, attached
+from jetplane.dataplane.programs import Attachment, Hook, attached
 from jetplane.dataplane.replaced import Replaced, Replacements
 from jetplane.errors import KernelError
 

@@ -31,17 +31,17 @@ from jetplane.dataplane import (
     toolchain,
 )
 from jetplane.dataplane.about import About
-from jetplane.dataplane.attach import Attachment
 from jetplane.dataplane.hooks import Hooks
 from jetplane.dataplane.links import Links, interface_index
 from jetplane.dataplane.lists import Refresher
 from jetplane.dataplane.maps import Map
+from jetplane.dataplane.programs import Attachment
 from jetplane.dataplane.statistics import Statistics
 from jetplane.errors import KernelError
 from jetplane.model import InnerAddress
 from jetplane.plan import Entry, EntryStep
 
-__all__ = ["Attachment", "DataPlane", "Ensured", "Swept"]
+__all__ = ["DataPlane", "Ensured", "Swept"]
 
 _SWEEP_RUNS = 8192
 """Blocks swept in one system call."""

@@ -35,6 +35,17 @@ class Program:
     dns: bool = False  # only where the DNS service needs it
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What is to be seen at one place."""
+
+    program: str
+    interface: str
+    hook: str
+    present: bool
+    mode: str  # "native", "generic" or "tc"; "" when nothing of ours is there
+
+
 PROGRAMS = (
     Program("leak_guard", "nat.bpf.c", ProgramType.SCHED_CLS, Hook.EGRESS),
     Program("nat_in", "nat.bpf.c", ProgramType.SCHED_CLS, Hook.INGRESS),

@@ -25,6 +25,7 @@ from pathlib import Path
 HTTP_PORT = 80
 ECHO_PORT = 7
 _PACE_S = 0.02
+_LEAST_PIECE = 4096  # few packets, for machines where each costs much
 
 
 @functools.cache
@@ -106,11 +107,11 @@ class _Http(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
-        piece = content(max(1, int(bytes_per_second * _PACE_S)))
+        piece = content(max(_LEAST_PIECE, int(bytes_per_second * _PACE_S)))
         due = time.monotonic()
         while True:
             self.wfile.write(piece)
-            due += _PACE_S
+            due += len(piece) / bytes_per_second
             time.sleep(max(0.0, due - time.monotonic()))
 
     def log_message(self, format: str, *arguments: object) -> None:

@@ -136,11 +136,12 @@ def _echoed(client: socket.socket, sent: bytes) -> bool:
 class Stream:
     """A long download at a steady rate; what is watched is when its bytes come."""
 
-    def __init__(self, visit: Visit, bytes_per_second: int = 1_000_000) -> None:
+    def __init__(self, visit: Visit) -> None:
+        # An emulated machine that is busy with the stream would have no time for what the stream is to witness.
+        bytes_per_second = int(max(20_000, 1_000_000 / slowness() ** 2))
         self._process = namespaces.spawn(
             visit.namespace,
-            # An emulated machine that is busy with the stream would have no time for what the stream is to witness.
-            [*_CURL, "--no-buffer", visit.url(f"paced/{int(bytes_per_second / slowness())}")],
+            [*_CURL, "--no-buffer", visit.url(f"paced/{bytes_per_second}")],
             lab=visit.lab,
             stdout=subprocess.PIPE,
         )
