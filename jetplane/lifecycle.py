@@ -26,7 +26,6 @@ STOP_S = 20.0
 def run(path: Path) -> None:
     """Run the node of this configuration until it is told to stop. Nothing is changed before every check has passed."""
     config = configuration.load(path)
-    process.erase_what_is_freed("jetplane", "run", "--config", str(path))
     failed = [item for item in preflight.check(config) if item.failed and item.name != PEER_RECORDS]
     if failed:
         raise RequirementError("; ".join(f"{item.name}: {item.detail}" for item in failed), hint=failed[0].hint)

@@ -1,4 +1,4 @@
-"""A node's life: check the machine, run, down."""
+"""`jetplane check` and `jetplane down`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ def check(*, config_path: Path, as_json: bool) -> None:
         show.checks(checks)
     if any(item.failed for item in checks):
         sys.exit(1)
-
-
-@click.command()
-@config_option
-def run(*, config_path: Path) -> None:
-    """Run the node in the foreground. SIGHUP reloads, SIGTERM stops; traffic goes on either way."""
-    lifecycle.run(config_path)
 
 
 @click.command()

@@ -25,7 +25,7 @@ COMMANDS = {
     "lab": "lab:group",
     "peers": "peers:group",
     "reload": "maintenance:reload",
-    "run": "life:run",
+    "run": "run:run",
     "sessions": "maintenance:sessions",
     "status": "status:status",
     "undrain": "maintenance:undrain",

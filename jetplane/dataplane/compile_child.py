@@ -132,7 +132,7 @@ def _code(module: Any, name: str, tables: dict[int, str], file: str) -> Code:
     maps: dict[str, list[int]] = {}
     for at in range(0, len(code), 8):
         if code[at] == _LOAD_64 and code[at + 1] >> 4 == _MAP_DESCRIPTOR:
-            maps.setdefault(tables[int.from_bytes(code[at + 4 : at + 8], "little")], []).append(at // 8)
+            maps.setdefault(tables[int.from_bytes(code[at + 4 : at + 8], sys.byteorder)], []).append(at // 8)
             code[at + 4 : at + 8] = bytes(4)
     return Code(code.hex(), maps)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +41,11 @@ def _open(path: Path, table: Table) -> int:
     """Open the map that is pinned there, which must be as declared, or make it."""
     if not path.exists():
         fd = bpf.map_create(table.type, table.key_size, table.value_size, table.max_entries, table.flags, path.name)
-        bpf.obj_pin(fd, path)
+        try:
+            bpf.obj_pin(fd, path)
+        except KernelError:
+            os.close(fd)
+            raise
         return fd
     fd = bpf.obj_get(path)
     info = bpf.map_info(fd)
@@ -60,7 +65,7 @@ def _linked(code: Code, fds: Mapping[str, int]) -> bytes:
     for name, numbers in code.maps.items():
         for number in numbers:
             at = number * _INSTRUCTION
-            linked[at + _IMMEDIATE.start : at + _IMMEDIATE.stop] = fds[name].to_bytes(4, "little")
+            linked[at + _IMMEDIATE.start : at + _IMMEDIATE.stop] = fds[name].to_bytes(4, sys.byteorder)
     return bytes(linked)
 
 

@@ -194,6 +194,7 @@ def test_what_was_changed_is_changed_once_and_put_back_completely(world: World) 
     assert not (world.directory / "journal.json").exists()
 
 
+@pytest.mark.native
 def test_on_link_and_own_exit_addresses_are_put_back_completely_too(world: World) -> None:
     before = snapshot.take(world.node)
     config = world.configure(ipv4=(ON_LINK[0], OWN[0]), ipv6=(ON_LINK[1],))
@@ -385,6 +386,7 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+@pytest.mark.native
 def test_an_own_exit_address_keeps_the_nodes_connections_out_of_the_subscribers_ports(world: World) -> None:
     before = world.sysctl("net/ipv4/ip_local_port_range")
     world.ensure(world.configure(ipv4=OWN[:1], ipv6=OWN[1:]))
@@ -394,6 +396,7 @@ def test_an_own_exit_address_keeps_the_nodes_connections_out_of_the_subscribers_
     assert world.sysctl("net/ipv4/ip_local_port_range") == before, "the next configuration does not need it"
 
 
+@pytest.mark.native
 def test_a_changed_configuration_puts_back_what_it_no_longer_needs(world: World) -> None:
     untouched = snapshot.take(world.node)
     world.ensure(world.configure(ipv4=("203.0.113.7", "203.0.113.8", ON_LINK[0]), ipv6=ON_LINK[1:]))
@@ -407,6 +410,7 @@ def test_a_changed_configuration_puts_back_what_it_no_longer_needs(world: World)
     assert snapshot.compare(untouched, snapshot.take(world.node)) == []
 
 
+@pytest.mark.native
 def test_a_value_set_twice_goes_back_to_the_first_one(world: World) -> None:
     world.ensure()
     tunnel = {"name": "jet0", "listen_port": 1, "private_key_file": "x", "addresses": ["10.64.0.1/16"], "mtu": 1300}
@@ -416,6 +420,7 @@ def test_a_value_set_twice_goes_back_to_the_first_one(world: World) -> None:
     assert "mtu 1500" in world.run(world.node, "ip", "link", "show", "jet0")
 
 
+@pytest.mark.native
 def test_what_somebody_removed_is_made_again(world: World) -> None:
     world.ensure()
     world.run(world.node, "ip", "rule", "del", "pref", "62")
@@ -425,6 +430,7 @@ def test_what_somebody_removed_is_made_again(world: World) -> None:
     assert world.ensure() == UNCHANGED
 
 
+@pytest.mark.native
 def test_what_was_there_before_stays_there(world: World) -> None:
     namespaces.write_sysctls(world.node, {"ipv4/conf/up0/forwarding": 1, "ipv6/conf/all/forwarding": 1})
     world.run(world.node, "ip", "addr", "add", "10.64.0.1/16", "dev", "jet0")
@@ -434,6 +440,7 @@ def test_what_was_there_before_stays_there(world: World) -> None:
     assert snapshot.compare(before, snapshot.take(world.node)) == []
 
 
+@pytest.mark.native
 def test_a_setting_that_somebody_else_changed_since_is_left_alone(world: World) -> None:
     world.ensure()
     namespaces.write_sysctls(world.node, {"ipv4/conf/up0/accept_redirects": 1, "ipv4/conf/jet0/src_valid_mark": 2})
@@ -445,6 +452,7 @@ def test_a_setting_that_somebody_else_changed_since_is_left_alone(world: World) 
     assert world.journal().is_empty()
 
 
+@pytest.mark.native
 def test_a_tunnel_that_is_gone_needs_nothing_put_back(world: World) -> None:
     world.ensure(world.configure(ipv4=ON_LINK[:1]))
     world.run(world.node, "ip", "link", "del", "jet0")
@@ -452,6 +460,7 @@ def test_a_tunnel_that_is_gone_needs_nothing_put_back(world: World) -> None:
     assert world.journal().is_empty()
 
 
+@pytest.mark.native
 def test_a_crash_between_writing_down_and_changing_is_harmless(world: World) -> None:
     journal = world.journal()
     journal.add(Changed(Sysctl("net/ipv4/conf/up0/forwarding"), "0", "1"))
@@ -461,6 +470,7 @@ def test_a_crash_between_writing_down_and_changing_is_harmless(world: World) -> 
     assert snapshot.compare(before, snapshot.take(world.node)) == []
 
 
+@pytest.mark.native
 def test_what_cannot_be_put_back_is_said_and_kept(world: World) -> None:
     journal = world.journal()
     journal.add(Changed(Link("jet0", "mtu"), "1", "1500"))
@@ -469,6 +479,7 @@ def test_what_cannot_be_put_back_is_said_and_kept(world: World) -> None:
     assert [record.what for record in world.journal().records()] == [Link("jet0", "mtu")]
 
 
+@pytest.mark.native
 def test_an_interface_that_is_missing_is_named_and_nothing_has_changed(world: World) -> None:
     before = snapshot.take(world.node)
     with pytest.raises(KernelError, match="interface eth9: No such device"):
@@ -525,6 +536,7 @@ def _advertise(world: World) -> None:
     wait_until("a router advertisement to be heard", heard)
 
 
+@pytest.mark.native
 def test_the_node_is_reached_at_the_addresses_of_its_uplink_and_loopback(world: World) -> None:
     links.set_up(End(world.node, "lo", ("192.0.2.99/32",)))
     world.ensure()
@@ -534,6 +546,7 @@ def test_the_node_is_reached_at_the_addresses_of_its_uplink_and_loopback(world: 
     assert all(len(address) == 16 for address in found)
 
 
+@pytest.mark.native
 def test_indices_are_those_of_this_namespace(world: World) -> None:
     with pyroute2.IPRoute(netns=world.node) as route:
         [expected] = route.link_lookup(ifname="jet0")

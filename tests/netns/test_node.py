@@ -113,6 +113,7 @@ def test_the_node_answers_pings_to_its_tunnel_address_only(lab: Lab, family: int
         assert traffic.ping(traffic.Visit(lab.name, namespace, node), 3) == 3
 
 
+@pytest.mark.native
 def test_both_subscribers_use_the_same_port_at_once(lab: Lab) -> None:
     """Two clients with one local port: neither loses a datagram, and the site sees two ports."""
     clients = [_bound(lab, number, 40000) for number in (0, 1)]
@@ -192,7 +193,14 @@ def frozen(lab: Lab) -> Iterator[None]:
         wait_until("the node to mend itself", lambda: lab.node.report().healthy, seconds=30)
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, marks=() if damage.name.startswith("everything") else pytest.mark.native)
+        for damage in DAMAGES
+    ],
+    ids=lambda damage: damage.name,
+)
 def test_nothing_leaks_when_a_program_is_missing(lab: Lab, damage: Damage) -> None:
     with frozen(lab):
         with nothing_may_leak(lab):
@@ -252,6 +260,7 @@ def test_traffic_goes_on_without_the_controller_and_with_the_next_one(lab: Lab) 
     assert snapshot.program_ids(lab.plan.node) == programs
 
 
+@pytest.mark.native
 def test_sigterm_stops_the_controller_and_leaves_the_traffic(lab: Lab) -> None:
     assert lab.node.stop() == 0
     try:
@@ -301,6 +310,7 @@ def _endpoints(lab: Lab, tunnel: str) -> dict[str, str]:
     return {fields[0]: fields[1] for fields in map(str.split, lines)}
 
 
+@pytest.mark.native
 def test_a_bad_configuration_is_refused_and_the_old_one_stays(lab: Lab) -> None:
     before = lab.node.config.read_text()
     lab.node.config.write_text(before.replace('filtering = "address"', 'filtering = "open to everyone"'))
@@ -324,11 +334,13 @@ def reload(lab: Lab) -> None:
     wait_until("the reload", lambda: done() > before and lab.node.report().healthy, seconds=60)
 
 
+@pytest.mark.native
 def test_each_tunnel_has_its_own_peers(lab: Lab) -> None:
     tunnels = lab.node.report().status.tunnels
     assert [(tunnel.wanted, tunnel.observed) for tunnel in tunnels] == [(51, 51)] * 2
 
 
+@pytest.mark.native
 def test_a_peer_keeps_one_exit_address_for_all_it_does(lab: Lab) -> None:
     """Paired pooling (RFC 4787, REQ-2)."""
     for subscriber, family in itertools.product((0, 1), FAMILIES):
@@ -337,6 +349,7 @@ def test_a_peer_keeps_one_exit_address_for_all_it_does(lab: Lab) -> None:
         assert told <= {address.encode() for address in lab.plan.exit_ipv4 + lab.plan.exit_ipv6}
 
 
+@pytest.mark.native
 def test_a_reload_changes_what_it_must_and_keeps_every_flow(lab: Lab) -> None:
     """The last of this file: it leaves another filtering behind. The programs are compiled anew, the bindings stay."""
     stranger = SITES_IPV4[1]

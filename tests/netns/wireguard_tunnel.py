@@ -100,7 +100,9 @@ def made(kind: Literal["kernel", "userspace"], unique: Callable[[str], str], dir
         assert not uapi.socket_path(name).exists()
 
 
-@pytest.fixture(params=kinds())
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.native) if kind == "userspace" else kind for kind in kinds()]
+)
 def tunnel(
     request: pytest.FixtureRequest, wireguard_kind: str, unique: Callable[[str], str], tmp_path: Path
 ) -> Iterator[Tunnel]:

@@ -23,11 +23,10 @@ TESTS = (
     "tests/bpf/test_every_option.py",
     "tests/bpf/test_nat_sessions.py::test_a_packet_leaves_from_the_exit_address_and_its_answer_returns",
     "tests/bpf/test_layer3.py",
-    # What depends on the kernel and its WireGuard.
+    # What depends on the kernel and its WireGuard; what in it does not is marked `native`.
     "tests/netns/test_node.py",
     "tests/netns/test_network.py",
     "tests/netns/test_wireguard.py",
-    "tests/netns/test_wireguard_process.py",
     "tests/netns/test_wireguard_traffic.py",
     "tests/netns/test_wireguard_sweep.py",
 )
