@@ -272,6 +272,7 @@ def test_sigterm_stops_the_controller_and_leaves_the_traffic(lab: Lab) -> None:
     assert lab.node.report().healthy
 
 
+@pytest.mark.native  # the kernel's WireGuard: test_wireguard_traffic.py
 def test_a_removed_peer_is_cut_off_and_an_added_one_comes_back(lab: Lab) -> None:
     key, subscriber = lab.public_keys[1], lab.plan.subscribers[1]
     with traffic.Stream(visit(lab, 1, 4)) as stream:
@@ -290,6 +291,7 @@ def test_a_removed_peer_is_cut_off_and_an_added_one_comes_back(lab: Lab) -> None
     assert traffic.udp_echo(visit(lab, 1, 6), BURST) == BURST
 
 
+@pytest.mark.native  # the kernel's WireGuard: test_wireguard_sweep.py
 def test_who_is_idle_is_forgotten_and_who_is_not_goes_on(lab: Lab) -> None:
     """A half-open handshake, within 30 s: an endpoint is known, and there was no handshake."""
     tunnel, streaming = lab.plan.tunnels[0].name, lab.public_keys[0]
