@@ -3,7 +3,8 @@
 It reads its certificate, binds, opens the release directory, gives up every right, has its system calls filtered, and
 only then serves. A request is answered with bytes that were made before it came. There is no request log.
 
-asyncio's streams rather than http.server: there a slow client holds a thread, and no deadline covers a whole request.
+asyncio rather than http.server: there a slow client holds a thread, and no deadline covers a whole request. A protocol
+rather than streams: they take turns in the loop for what can be done at once, a third of a scrape.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -29,6 +31,7 @@ DEADLINE_S = 5.0
 """A connection, from its first byte to the last of the answer."""
 LOOK_S = 0.5
 """How often the exporter looks for a new release."""
+_END = b"\r\n\r\n"
 
 
 class Server:
@@ -74,27 +77,49 @@ class Server:
 
     async def _connection(self, connected: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=HEADER_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
+        exchange = _Exchange(self._release, over=loop.create_future())
         transport: asyncio.BaseTransport | None = None
         try:
             async with asyncio.timeout(DEADLINE_S):
-                transport, _ = await loop.connect_accepted_socket(lambda: protocol, connected, ssl=self._context)
-                assert isinstance(transport, asyncio.WriteTransport)
-                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-                writer.write(await self._exchange(reader))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+                transport, _ = await loop.connect_accepted_socket(lambda: exchange, connected, ssl=self._context)
+                await exchange.over
+        except (TimeoutError, OSError):
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()  # without one, there was no handshake and asyncio has closed the connection
 
-    async def _exchange(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            return self._release.answer(await reader.readuntil(b"\r\n\r\n"))
-        except asyncio.LimitOverrunError:
-            return TOO_LARGE
+
+class _Exchange(asyncio.Protocol):
+    """One request and its answer; what comes after the request's head is not read."""
+
+    def __init__(self, release: Release, over: asyncio.Future[None]) -> None:
+        self.over = over
+        self._release = release
+        self._head = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._head += data
+        end = self._head.find(_END)
+        if end > HEADER_BYTES or (end < 0 and len(self._head) > HEADER_BYTES):
+            self._answer(TOO_LARGE)
+        elif end >= 0:
+            self._answer(self._release.answer(bytes(self._head[: end + len(_END)])))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def _answer(self, answer: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(answer)
+        self._transport.close()  # when the last byte has gone
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -139,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         release = Release()
         release.refresh(directory)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()  # whoever waits for a scrape need not wait for a walk through all modules
         asyncio.run(Server(release, directory, context).run(bound, lifeline=options.lifeline))
     except JetplaneError as error:
         print(f"{error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
