@@ -96,10 +96,10 @@ def counted(node: Node, reason: str) -> int:
 
 @pytest.mark.parametrize(("here", "there"), PAIRS)
 def test_a_subscriber_reaches_sites_through_two_nodes(
-    multihop: MultiHop, tmp_path: Path, here: int, there: int
+    multihop: MultiHop, tmp_path: Path, download_size: int, here: int, there: int
 ) -> None:
     connect(multihop, here, there)
-    assert traffic.download(multihop.visit(SITES_IPV6[0]), 4 << 20, tmp_path).whole
+    assert traffic.download(multihop.visit(SITES_IPV6[0]), min(download_size, 4 << 20), tmp_path).whole
     assert traffic.udp_echo(multihop.visit(SITES_IPV4[0]), 20, size=1392) == 20
     assert counted(multihop.entry, "RELAYED") > 0
     assert endpoint(multihop).rpartition(":")[0].strip("[]") == ENTRY[there]
