@@ -1,6 +1,6 @@
-"""How long a scrape takes: jetplane's exporter as the node runs it, beside an exporter of every peer.
+"""How long a scrape takes: jetplane's exporter as the node runs it, beside an exporter of every peer and a bare one.
 
-Both serve on loopback in the node's namespace and close after each answer, so every scrape is a connection of its own.
+All serve on loopback in the node's namespace and close after each answer, so every scrape is a connection of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.bare_exporter import ask
 from bench.forwarding import Say
-from bench.results import Row, alone, compared
+from bench.results import Row, compared
 from jetplane.errors import JetplaneError
 from jetplane.lab import namespaces
 from jetplane.lab.addresses import SUBSCRIBERS, LabOptions
@@ -33,11 +33,9 @@ SCRAPES = 1000
 """Of jetplane's exporter in a round: ten of them are slower than the 99th percentile."""
 RIVAL_SCRAPES = {1: 100, 10_000: 3}
 """Of the rival, in a round: a scrape of 10,000 peers takes as long as a thousand of jetplane's."""
-_RIVAL_PORT = 9587
-_REQUEST = (
-    b"GET /metrics HTTP/1.1\r\nHost: node\r\nUser-Agent: Prometheus/2.42.0\r\n"
-    b"Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n\r\n"
-)
+_RIVAL_PORT, _BARE_PORT = 9587, 9588
+BARE = "the same bytes by a bare loop"
+"""accept, recv, send, close: what is above it is jetplane's, what it takes itself is the machine's."""
 _SCRAPE_S = 10.0  # Prometheus' own limit for one
 
 
@@ -56,10 +54,11 @@ def latencies(milliseconds: Sequence[float]) -> Latencies:
 
 
 class Endpoint:
-    """An exporter on loopback in a namespace."""
+    """An exporter on loopback in a namespace, a process that runs `module`."""
 
-    def __init__(self, name: str, namespace: str, port: int) -> None:
+    def __init__(self, name: str, namespace: str, port: int, module: str) -> None:
         self.name = name
+        self._module = module
         self._namespace = namespace
         self._port = port
 
@@ -78,7 +77,7 @@ class Endpoint:
         """
         with contextlib.ExitStack() as stack:
             if first:
-                stack.enter_context(_before_others(_serving(self._namespace)))
+                stack.enter_context(_before_others(_serving(self._namespace, self._module)))
             return latencies(namespaces.inside(self._namespace, lambda: self._timed(count, first=first)))
 
     def _timed(self, count: int, *, first: bool) -> list[float]:
@@ -95,12 +94,7 @@ class Endpoint:
             return took
 
     def _ask(self) -> bytes:
-        with socket.create_connection(("127.0.0.1", self._port), patience(_SCRAPE_S)) as client:
-            client.sendall(_REQUEST)
-            parts = []
-            while part := client.recv(1 << 20):
-                parts.append(part)
-        return b"".join(parts)
+        return ask(self._port, patience(_SCRAPE_S))
 
 
 @contextlib.contextmanager
@@ -116,23 +110,24 @@ def _before_others(thread: int) -> Iterator[None]:
         os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _serving(namespace: str) -> int:
-    """The process of the exporter that the namespace's node has started."""
+def _serving(namespace: str, module: str) -> int:
+    """The process of the exporter in the namespace."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             here = (process / "ns/net").stat().st_ino == namespaces.inode(namespace)
-            if here and b"jetplane.metrics.exporter\0" in (process / "cmdline").read_bytes():
+            if here and f"{module}\0".encode() in (process / "cmdline").read_bytes():
                 return int(process.name)
     raise JetplaneError(f"bench: {namespace}: no exporter runs")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node with so many peers, its exporter and the rival's beside it."""
+    """A node with so many peers, its exporter, and the others beside it."""
 
     peers: int
     own: Endpoint
     rival: Endpoint
+    bare: Endpoint
 
     def check(self) -> None:
         """See that both tell of a node with so many peers, and jetplane's the same bytes each time."""
@@ -141,6 +136,8 @@ class Node:
             raise JetplaneError(f"bench: {self.own.name}: does not tell of {self.peers:,} peers: nothing is measured")
         if self.own.scrape() != own:
             raise JetplaneError(f"bench: {self.own.name}: two scrapes of one release differ: nothing is measured")
+        if self.bare.scrape() != own:
+            raise JetplaneError(f"bench: {self.bare.name}: its answer is another: nothing is measured")
         keys = set(re.findall(rb'public_key="([^"]+)"', self.rival.scrape()))
         if len(keys) != self.peers:
             raise JetplaneError(f"bench: {self.rival.name}: tells of {len(keys)} peers: nothing is measured")
@@ -155,10 +152,15 @@ def node(peers: int) -> Iterator[Node]:
             removed = built.node.jetplane("peers", "remove", key)
             if removed.returncode:
                 raise JetplaneError(f"bench: jetplane peers remove: {removed.stderr.decode().strip()}")
-        with _rival(built) as rival:
-            own = Endpoint("jetplane", built.plan.node, built.options.metrics_port)
-            made = Node(peers, own, rival)
-            wait_until(f"the exposition of {peers:,} peers", lambda: _tells(own, peers), seconds=60)
+        own = Endpoint("jetplane", built.plan.node, built.options.metrics_port, "jetplane.metrics.exporter")
+        wait_until(f"the exposition of {peers:,} peers", lambda: _tells(own, peers), seconds=60)
+        [tunnel] = built.plan.tunnels
+        like = str(built.options.metrics_port)
+        with (
+            _beside(built, RIVAL, "bench.naive_exporter", _RIVAL_PORT, tunnel.name) as rival,
+            _beside(built, BARE, "bench.bare_exporter", _BARE_PORT, "--like", like) as bare,
+        ):
+            made = Node(peers, own, rival, bare)
             made.check()
             yield made
 
@@ -171,9 +173,8 @@ def _tells(own: Endpoint, peers: int) -> bool:
 
 
 @contextlib.contextmanager
-def _rival(built: Lab) -> Iterator[Endpoint]:
-    [tunnel] = built.plan.tunnels
-    command = [sys.executable, "-m", "bench.naive_exporter", "--port", str(_RIVAL_PORT), tunnel.name]
+def _beside(built: Lab, name: str, module: str, port: int, *arguments: str) -> Iterator[Endpoint]:
+    command = [sys.executable, "-m", module, "--port", str(port), *arguments]
     process = namespaces.spawn(
         built.plan.node, command, lab=built.name, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
@@ -181,8 +182,8 @@ def _rival(built: Lab) -> Iterator[Endpoint]:
     try:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":
-            raise JetplaneError(f"bench: {RIVAL} does not start")
-        yield Endpoint(RIVAL, built.plan.node, _RIVAL_PORT)
+            raise JetplaneError(f"bench: {name} does not start")
+        yield Endpoint(name, built.plan.node, port, module)
     finally:
         namespaces.kill(process)
         for pipe in (process.stdin, process.stdout):
@@ -190,25 +191,32 @@ def _rival(built: Lab) -> Iterator[Endpoint]:
                 pipe.close()
 
 
+def _rounds() -> dict[int, list[Latencies]]:
+    return {peers: [] for peers in PEERS}
+
+
 def measure(*, rounds: int, say: Say) -> Iterator[Row]:
     """Rows of median and 99th percentile for each number of peers, all in turn; and of many peers beside one."""
-    own: dict[int, list[Latencies]] = {peers: [] for peers in PEERS}
-    first: dict[int, list[Latencies]] = {peers: [] for peers in PEERS}
-    rival: dict[int, list[Latencies]] = {peers: [] for peers in PEERS}
+    own, own_first, bare, bare_first, rival = (_rounds() for _ in range(5))
     with ExitStack() as stack:
         nodes = [stack.enter_context(node(peers)) for peers in PEERS]
         for number in range(rounds):
             for each in nodes if number % 2 else reversed(nodes):
-                own[each.peers].append(each.own.time(SCRAPES))
-                first[each.peers].append(each.own.time(SCRAPES, first=True))
+                for first, mine, least in ((False, own, bare), (True, own_first, bare_first)):
+                    mine[each.peers].append(each.own.time(SCRAPES, first=first))
+                    least[each.peers].append(each.bare.time(SCRAPES, first=first))
                 rival[each.peers].append(each.rival.time(RIVAL_SCRAPES[each.peers]))
     for name, pick in (("median", lambda found: found.median), ("p99", lambda found: found.p99)):
         for peers in PEERS:
             metric = f"{peers:,} peer{'s' if peers > 1 else ''}, {name}"
-            row = compared("scrape", metric, "ms", [*map(pick, own[peers])], RIVAL, [*map(pick, rival[peers])])
-            say(f"scrape {metric}: {row.jetplane} ms, {RIVAL} {row.rival_value} ms")
-            yield row
-            yield alone("scrape", f"{metric}, before all others on the machine", "ms", [*map(pick, first[peers])])
+            for what, mine, other, others in (
+                (metric, own, RIVAL, rival),
+                (metric, own, BARE, bare),
+                (f"{metric}, before all others on the machine", own_first, BARE, bare_first),
+            ):
+                row = compared("scrape", what, "ms", [*map(pick, mine[peers])], other, [*map(pick, others[peers])])
+                say(f"scrape {what}: {row.jetplane} ms, {other} {row.rival_value} ms")
+                yield row
         one, many = PEERS
         yield compared("scrape", f"{many:,} peers, {name}", "ms", [*map(pick, own[many])],
                        "jetplane, 1 peer", [*map(pick, own[one])])  # fmt: skip

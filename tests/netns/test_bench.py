@@ -98,10 +98,12 @@ def test_a_way_is_as_long_as_it_is_said_to_be_or_nothing_is_timed(router: Conten
             shaping.check(router.lab, delay, 20)
 
 
-def test_both_exporters_tell_of_the_peers_that_there_are(root: None) -> None:
+def test_the_exporters_tell_of_the_peers_that_there_are(root: None) -> None:
     with scrapes.node(1) as node:
         assert min(node.own.time(20).median, node.own.time(20, first=True).median, node.rival.time(2).median) > 0
         with pytest.raises(JetplaneError, match="does not tell of 7 peers: nothing is measured"):
             dataclasses.replace(node, peers=7).check()
         with pytest.raises(JetplaneError, match="tells of 0 peers: nothing is measured"):
             dataclasses.replace(node, rival=node.own).check()
+        with pytest.raises(JetplaneError, match="its answer is another: nothing is measured"):
+            dataclasses.replace(node, bare=node.rival).check()
