@@ -49,7 +49,7 @@ class Server:
         if lifeline:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
         listening.setblocking(False)
-        accepting = asyncio.create_task(self._accept(listening))
+        self._listen(listening)
         seccomp.confine()
         if lifeline:
             print("ready", flush=True)
@@ -57,27 +57,53 @@ class Server:
             self._release.refresh(self._directory)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_S)
-        accepting.cancel()
+        asyncio.get_running_loop().remove_reader(listening)
 
-    async def _accept(self, listening: socket.socket) -> None:
+    def _listen(self, listening: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
         """A connection counts from its first byte, so that one without a handshake has no place of its own."""
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connected, _ = await loop.sock_accept(listening)
-            except OSError:
-                await asyncio.sleep(LOOK_S)  # no descriptor is left, or the client has gone again
-                continue
-            if len(self._connections) >= CONNECTIONS:
-                connected.close()
-                continue
-            task = asyncio.create_task(self._connection(connected))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+        try:
+            connected, _ = listening.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor is left, or the client has gone again
+            loop.remove_reader(listening)
+            loop.call_later(LOOK_S, self._listen, listening)
+            return
+        if len(self._connections) >= CONNECTIONS:
+            connected.close()
+            return
+        connected.setblocking(False)
+        rest = None if self._context else self._at_once(connected)
+        if rest == b"":
+            connected.close()
+            return
+        task = asyncio.create_task(self._connection(connected, rest))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
 
-    async def _connection(self, connected: socket.socket) -> None:
+    def _at_once(self, connected: socket.socket) -> bytes | None:
+        """What of the answer is left to send, if the request came with its connection; else None, and nothing is read.
+
+        A scrape is a request that fits into a packet: it needs no turn of the event loop, each of which the next one
+        would wait for.
+        """
+        try:
+            request = connected.recv(HEADER_BYTES, socket.MSG_PEEK)
+            end = request.find(_END)
+            if end < 0:
+                return None
+            answer = self._release.answer(connected.recv(len(request))[: end + len(_END)])
+            return answer[connected.send(answer) :]
+        except OSError:
+            return None  # nothing is there yet; or nobody, which the event loop finds out again
+
+    async def _connection(self, connected: socket.socket, rest: bytes | None) -> None:
         loop = asyncio.get_running_loop()
-        exchange = _Exchange(self._release, over=loop.create_future())
+        exchange = _Exchange(self._release, over=loop.create_future(), rest=rest)
         transport: asyncio.BaseTransport | None = None
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -89,10 +115,11 @@ class Server:
 
 
 class _Exchange(asyncio.Protocol):
-    """One request and its answer; what comes after the request's head is not read."""
+    """One request and its answer, or the rest of one; what comes after the request's head is not read."""
 
-    def __init__(self, release: Release, over: asyncio.Future[None]) -> None:
+    def __init__(self, release: Release, over: asyncio.Future[None], rest: bytes | None) -> None:
         self.over = over
+        self._rest = rest
         self._release = release
         self._head = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -100,6 +127,8 @@ class _Exchange(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._rest is not None:
+            self._answer(self._rest)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():

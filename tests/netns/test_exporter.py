@@ -104,6 +104,22 @@ def test_a_new_release_is_served_soon(namespace: str, exporter: Exporter, direct
     assert scrape(namespace, Accept=OPENMETRICS_ACCEPT)[2] == SECOND.openmetrics
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.2], ids=["at once", "in pieces"])
+def test_an_answer_that_does_not_fit_into_a_socket_arrives_whole(
+    namespace: str, exporter: Exporter, directory: Path, pause: float
+) -> None:
+    """However the request comes: with its connection, or later and in pieces."""
+    large = Exposition(b"".join(b"x%d 1\n" % number for number in range(1 << 20)), b"# EOF\n")
+    publish(directory, large)
+    assert eventually(lambda: len(scrape(namespace)[2]) == len(large.text))
+    with connect(namespace) as client:
+        for piece in (b"GET /metrics HT", b"TP/1.1\r\n\r\n") if pause else (b"GET /metrics HTTP/1.1\r\n\r\n",):
+            time.sleep(pause)
+            client.sendall(piece)
+        time.sleep(0.2)  # until its buffer and ours are full
+        assert read_all(client).partition(b"\r\n\r\n")[2] == large.text
+
+
 def test_no_release_is_said_so(namespace: str, exporter: Exporter, directory: Path) -> None:
     (directory / TEXT).unlink()
     assert eventually(lambda: scrape(namespace)[0] == 503)
