@@ -6,9 +6,11 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from jetplane.audit import kernel
 from jetplane.wireguard import choose
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -32,6 +34,17 @@ def test_a_namespace_holds_a_tunnel_a_veth_and_clsact(unique: Callable[[str], st
         _run("tc", "-n", name, "qdisc", "add", "dev", "wg0", "clsact")
     finally:
         _run("ip", "netns", "delete", name)
+
+
+def test_the_audit_sees_what_the_wireguard_module_is_told_to_print() -> None:
+    control = Path("/proc/dynamic_debug/control")
+    assert kernel.prints(control.read_text()) == 0
+    try:
+        control.write_text("module wireguard +p\n")
+        assert kernel.prints(control.read_text()) > 0
+    finally:
+        control.write_text("module wireguard -p\n")
+    assert kernel.prints(control.read_text()) == 0
 
 
 def _run(*command: str) -> None:
