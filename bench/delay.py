@@ -83,7 +83,7 @@ class Delay:
                 packet = waiting.popleft()[1]
                 raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
             rest = min(0.1, waiting[0][0] - now) if waiting else 0.1
-            if ready.poll(1000 * max(0.0, rest)):
+            if ready.poll(1000 * rest):
                 packet = os.read(device, _LONGEST)
                 if packet[0] >> 4 == 4:  # the kernel speaks IPv6 on every link
                     waiting.append((time.monotonic() + self._rtt_ms / 1000, packet))

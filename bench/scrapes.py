@@ -130,7 +130,7 @@ class Node:
     bare: Endpoint
 
     def check(self) -> None:
-        """See that both tell of a node with so many peers, and jetplane's the same bytes each time."""
+        """See that exporter and rival tell of so many peers, jetplane's and the bare one the same bytes each time."""
         own = self.own.scrape()
         if f"jetplane_peers_configured {float(self.peers)}\n".encode() not in own:
             raise JetplaneError(f"bench: {self.own.name}: does not tell of {self.peers:,} peers: nothing is measured")

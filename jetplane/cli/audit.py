@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from jetplane import audit as auditing
 from jetplane import config
 from jetplane.cli import show
 from jetplane.cli.options import config_option, json_option, print_json
@@ -22,8 +23,6 @@ def audit(*, config_path: Path, as_json: bool) -> None:
 
     Run it as root, in the node's network namespace. It names places and counts, never a key or an address.
     """
-    from jetplane import audit as auditing  # much that no other command needs
-
     forbid_core_dumps()
     checks = auditing.audit(config.load(config_path))
     ok = all(check.ok for check in checks)

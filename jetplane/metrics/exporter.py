@@ -4,7 +4,7 @@ It reads its certificate, binds, opens the release directory, gives up every rig
 only then serves. A request is answered with bytes that were made before it came. There is no request log.
 
 asyncio rather than http.server: there a slow client holds a thread, and no deadline covers a whole request. A protocol
-rather than streams: they take turns in the loop for what can be done at once, a third of a scrape.
+rather than streams: they take turns in the loop for what can be done at once, a quarter of a scrape.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class Server:
         """
         try:
             request = connected.recv(HEADER_BYTES, socket.MSG_PEEK)
-            end = request.find(_END)
-            if end < 0:
+            answer = _answer(self._release, request)
+            if answer is None:
                 return None
-            answer = self._release.answer(connected.recv(len(request))[: end + len(_END)])
+            connected.recv(len(request))
             return answer[connected.send(answer) :]
         except OSError:
             return None  # nothing is there yet; or nobody, which the event loop finds out again
@@ -114,6 +114,14 @@ class Server:
                 transport.abort()  # without one, there was no handshake and asyncio has closed the connection
 
 
+def _answer(release: Release, received: bytes) -> bytes | None:
+    """The answer to what has come of a request so far; None while its head is not whole."""
+    end = received.find(_END)
+    if end > HEADER_BYTES or (end < 0 and len(received) > HEADER_BYTES):
+        return TOO_LARGE
+    return release.answer(received[: end + len(_END)]) if end >= 0 else None
+
+
 class _Exchange(asyncio.Protocol):
     """One request and its answer, or the rest of one; what comes after the request's head is not read."""
 
@@ -128,24 +136,21 @@ class _Exchange(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         if self._rest is not None:
-            self._answer(self._rest)
+            self._finish(self._rest)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             return
         self._head += data
-        end = self._head.find(_END)
-        if end > HEADER_BYTES or (end < 0 and len(self._head) > HEADER_BYTES):
-            self._answer(TOO_LARGE)
-        elif end >= 0:
-            self._answer(self._release.answer(bytes(self._head[: end + len(_END)])))
+        if (answer := _answer(self._release, bytes(self._head))) is not None:
+            self._finish(answer)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
         if not self.over.done():
             self.over.set_result(None)
 
-    def _answer(self, answer: bytes) -> None:
+    def _finish(self, answer: bytes) -> None:
         assert self._transport is not None
         self._transport.write(answer)
         self._transport.close()  # when the last byte has gone

@@ -16,7 +16,7 @@ from tests.vm.kernels import SERIES, KernelMissing, kernel
 collect_ignore = [] if "JETPLANE_REPORTS" in os.environ else ["inside"]
 
 LIMIT_S = 60 * 60
-"""From boot to power-off; then a guest is ended. A sixth of it is enough on an idle machine of two processors."""
+"""From boot to power-off; then a guest is ended. A quarter of it is enough on an idle machine of two processors."""
 
 TESTS = (
     # The largest programs pass this kernel's verifier; and what they do. All of tests/bpf would take an hour emulated.
