@@ -6,11 +6,11 @@ import json
 import stat
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from jetplane import config
+from jetplane import abi, config
 from jetplane.dataplane import bpf
 from jetplane.dataplane.maps import possible_cpus
 from jetplane.dataplane.node import DataPlane
@@ -29,6 +29,7 @@ CLIP = 1_000_000
 MANY = 10**15
 """More than any noise here: what so many peers would have sent."""
 EPOCH_S = 8
+SHIFT = abi.constants()["EPOCH_SHIFT"]
 
 
 @pytest.fixture(scope="module")
@@ -150,22 +151,51 @@ def test_a_peer_that_objects_is_in_no_sum_from_that_moment_on(lab: Lab) -> None:
     assert objected() == 0
     lab.node.peers.write_text(text.replace(key, f"{key}statistics = false\n"))
     wait_until("the objection", lambda: traffic.ping(visit(lab, 0), 1, wait=1) >= 0 and objected() > 0, seconds=30)
-    words = in_the_node(lab, lambda dataplane: _words(dataplane))
-    assert traffic.ping(visit(lab, 0), 3, wait=2) >= 1
-    assert in_the_node(lab, lambda dataplane: _words(dataplane)) == words
+    wait_until("epochs in which nothing counted", lambda: not used(lab).entries, seconds=30)
+
+    def visited_within_an_epoch() -> bool:
+        epochs = used(lab).epochs
+        assert traffic.ping(visit(lab, 0), 3, wait=2) >= 1
+        found = used(lab)
+        assert not found.entries
+        return found.epochs == epochs
+
+    wait_until("three requests in one epoch", visited_within_an_epoch, seconds=60)
     lab.node.peers.write_text(text)
     before = objected()
 
     def takes_part() -> bool:
-        return traffic.ping(visit(lab, 0), 1, wait=1) >= 1 and in_the_node(lab, lambda d: _words(d)) != words
+        return traffic.ping(visit(lab, 0), 1, wait=1) >= 1 and bool(used(lab).entries)
 
     wait_until("it to take part again", takes_part, seconds=30)
     assert objected() >= before
 
 
-def _words(dataplane: DataPlane) -> list[tuple[int, int, int]]:
-    """What the entries of peers have used; the other subscriber is quiet."""
-    return [(v.active, v.up, v.down) for _, v in dataplane._map("peer_statistics").items()]
+class Used(NamedTuple):
+    """What peers have used of their clips, in the epochs of this moment."""
+
+    epochs: tuple[int, int]  # active, volume
+    entries: dict[int, tuple[bool, int, int]]  # place → active, bytes up, bytes down; of those that are not quiet
+
+
+def used(lab: Lab) -> Used:
+    """Words of epochs that are over say nothing, and may be swept at any moment."""
+
+    def look(dataplane: DataPlane) -> Used:
+        now = dataplane._map("epochs").lookup(0)
+        epochs = now.active >> SHIFT, now.volume >> SHIFT
+
+        def of(word: int, epoch: int) -> int:
+            return word & ((1 << SHIFT) - 1) if word >> SHIFT == epoch else 0
+
+        words = dataplane._map("peer_statistics").items()
+        found = {
+            place: (word.active >> SHIFT == epochs[0], of(word.up, epochs[1]), of(word.down, epochs[1]))
+            for place, word in words
+        }
+        return Used(epochs, {place: entry for place, entry in found.items() if any(entry)})
+
+    return in_the_node(lab, look)  # type: ignore[no-any-return]
 
 
 def test_killed_in_the_middle_of_an_epoch_and_of_a_step_nothing_is_released_twice(lab: Lab) -> None:
