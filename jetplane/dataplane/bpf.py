@@ -178,7 +178,9 @@ def obj_get(path: Path | str) -> int:
 def obj_pin(fd: int, path: Path | str) -> None:
     """Pin a map or program at `path`, which must be in a mounted bpffs and free."""
     name = ctypes.create_string_buffer(os.fsencode(path))
-    checked(call(_OBJ_PIN, _Object(pathname=pointer(name), bpf_fd=fd)), f"pinning {path}")
+    result = call(_OBJ_PIN, _Object(pathname=pointer(name), bpf_fd=fd))
+    hint = "a bpffs must be mounted there; run as root, or with CAP_BPF" if result == -errno.EPERM else ""
+    checked(result, f"pinning {path}", hint=hint)
 
 
 class _Query(ctypes.Structure):

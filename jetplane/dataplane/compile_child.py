@@ -41,28 +41,22 @@ def main() -> int:
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any]:
-    made = _compile_all(task)
-    return {"object": asdict(made), "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-
-
-def _compile_all(task: dict[str, Any]) -> Object:
     os.environ["BCC_KERNEL_SOURCE"] = task["headers"]
     compiler = _compiler()
-    tables: dict[str, Table] = {}
-    programs: dict[str, Code] = {}
-    for source in task["sources"]:
-        log = Path(task["log_directory"], Path(source["file"]).stem + ".log")
-        _redirect(log)
-        module = _compile(compiler, source["file"], task["flags"], log)
-        found = dict(_tables(module, task["map_names"]))
-        tables |= {name: table for name, (_, table) in found.items()}
-        names = {fd: name for name, (fd, _) in found.items()}
-        for name in source["programs"]:
-            programs[name] = _code(module, name, names, Path(source["file"]).name)
-    for name in task["map_names"]:
-        if name not in tables:
-            raise CompileError(f"map {name} is declared, but no program file has it")
-    return Object(tables, programs)
+    made = {file: asdict(_object(compiler, task, file)) for file in task["programs"]}
+    return {"objects": made, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def _object(compiler: Any, task: dict[str, Any], file: str) -> Object:
+    log = Path(task["log_directory"], f"{Path(file).stem}.log")
+    _redirect(log)
+    module = _compile(compiler, Path(task["source_directory"], file), task["flags"], log)
+    found = dict(_tables(module, task["map_names"]))
+    names = {fd: name for name, (fd, _) in found.items()}
+    return Object(
+        {name: table for name, (_, table) in found.items()},
+        {name: _code(module, name, names, file) for name in task["programs"][file]},
+    )
 
 
 def _compiler() -> Any:
@@ -88,15 +82,15 @@ def _redirect(log: Path) -> None:
     os.close(fd)
 
 
-def _compile(compiler: Any, file: str, flags: list[str], log: Path) -> Any:
+def _compile(compiler: Any, file: Path, flags: list[str], log: Path) -> Any:
     """Compile one file; its pinned maps are opened, or made and pinned, on the way.
 
     Only `text` and `cflags` are passed: they are the same in every release of bcc from 0.26 to 0.37.
     """
     try:
-        return compiler.BPF(text=Path(file).read_bytes(), cflags=flags)
+        return compiler.BPF(text=file.read_bytes(), cflags=flags)
     except Exception:  # bcc raises nothing more precise
-        raise _why_not_compiled(Path(file).name, log) from None
+        raise _why_not_compiled(file.name, log) from None
 
 
 def _tables(module: Any, names: list[str]) -> Iterator[tuple[str, tuple[int, Table]]]:

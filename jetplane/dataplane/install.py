@@ -1,4 +1,4 @@
-"""Puts an object into the kernel: its maps are opened or made, its programs loaded, all of them pinned."""
+"""Puts objects into the kernel: their maps are opened or made, their programs loaded, all of them pinned."""
 
 from __future__ import annotations
 
@@ -19,21 +19,26 @@ _INSTRUCTION = 8  # bytes: struct bpf_insn
 _IMMEDIATE = slice(4, 8)  # where a map's descriptor stands in the one that loads it
 
 
-def install(made: Object, wanted: Iterable[Program], *, maps: Path, programs: Path, logs: Path) -> dict[str, Layout]:
+def install(
+    made: Mapping[str, Object], wanted: Iterable[Program], *, maps: Path, programs: Path, logs: Path
+) -> dict[str, Layout]:
     """Pin every map at `maps`/NAME, unless it is there, and every program at `programs`/NAME; say the maps' layouts.
+
+    `made` holds the object of each source file.
 
     What the verifier says of a program that it refuses is added to `logs`/SOURCE.log. Raises CompileError or
     KernelError.
     """
+    tables = {name: table for found in made.values() for name, table in found.tables.items()}
     with ExitStack() as opened:
-        fds = {name: opened.enter_context(bpf.opened(_open(maps / name, t))) for name, t in made.tables.items()}
+        fds = {name: opened.enter_context(bpf.opened(_open(maps / name, t))) for name, t in tables.items()}
         for program in wanted:
             log = logs / f"{Path(program.source).stem}.log"
-            with bpf.opened(_load(program, _linked(made.programs[program.name], fds), log)) as fd:
+            with bpf.opened(_load(program, _linked(made[program.source].programs[program.name], fds), log)) as fd:
                 bpf.obj_pin(fd, programs / program.name)
         return {
             name: Layout(t.key, t.value, t.key_size, t.value_size, t.max_entries, bpf.map_info(fds[name]).id)
-            for name, t in made.tables.items()
+            for name, t in tables.items()
         }
 
 

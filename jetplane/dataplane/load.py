@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def load(
     wanted: Sequence[Program] | None = None,
     map_names: Iterable[str] | None = None,
 ) -> Loaded:
-    """Compile each source file once, unless that was done before, load every program and pin it at `programs`/NAME.
+    """Compile each source file, unless that was done before, load every program and pin it at `programs`/NAME.
 
     By default these are all the programs there are, from the C files that jetplane comes with.
     `header` is the text of node.h, whose PIN_ROOT must be `maps`; maps that are pinned there are used, the others
@@ -54,11 +54,8 @@ def load(
     _make(fresh)
     try:
         names = tuple(abi.maps() if map_names is None else map_names)
-        named, peak = objects.name(header, source, wanted, names, version), 0
-        made = objects.find(named)
-        if made is None:
-            made, peak = _compile(header, build, source, wanted, names)
-            objects.keep(named, made)
+        files = {file: [p.name for p in wanted if p.source == file] for file in dict.fromkeys(p.source for p in wanted)}
+        made, peak = _objects(header, build, source, files, names, version)
         layouts = install(made, wanted, maps=maps, programs=fresh, logs=build)
         fresh.rename(programs)
     except BaseException:
@@ -67,27 +64,47 @@ def load(
     return Loaded(layouts, round(time.monotonic() - began, 3), peak)
 
 
+def _objects(
+    header: str,
+    build: Path,
+    source: Path,
+    files: Mapping[str, Sequence[str]],
+    map_names: Sequence[str],
+    bcc_version: str,
+) -> tuple[dict[str, objects.Object], int]:
+    """The object of each of `files`, file → its programs, and how many bytes of memory the compiler took."""
+    names = {file: objects.name(header, source / file, files[file], map_names, bcc_version) for file in files}
+    made = {file: found for file, name in names.items() if (found := objects.find(name))}
+    peak = 0
+    if missing := {file: programs for file, programs in files.items() if file not in made}:
+        compiled, peak = _compile(header, build, source, missing, map_names)
+        for file in missing:
+            objects.keep(names[file], compiled[file])
+        made |= compiled
+    for name in map_names:
+        if not any(name in found.tables for found in made.values()):
+            raise errors.CompileError(f"map {name} is declared, but no program file has it")
+    return made, peak
+
+
 def _compile(
-    header: str, build: Path, source: Path, wanted: Sequence[Program], map_names: Sequence[str]
-) -> tuple[objects.Object, int]:
-    """The object, and how many bytes of memory the compiler took."""
+    header: str, build: Path, source: Path, files: Mapping[str, Sequence[str]], map_names: Sequence[str]
+) -> tuple[dict[str, objects.Object], int]:
     headers = toolchain.make_headers(build / "headers")
     (build / "node.h").write_text(header, encoding="utf-8")
     report = child.ask(
         "jetplane.dataplane.compile_child",
         {
             "headers": str(headers),
-            "flags": [f"-I{source}", f"-I{build.resolve()}"],
-            "sources": [
-                {"file": str(source / file), "programs": [p.name for p in wanted if p.source == file]}
-                for file in dict.fromkeys(p.source for p in wanted)
-            ],
+            "flags": [f"-I{source}", f"-I{build.resolve()}", "-g0"],  # bcc's -g is for BTF, which nothing here reads
+            "source_directory": str(source),
+            "programs": files,
             "map_names": map_names,
             "log_directory": str(build),
         },
         timeout=TIMEOUT,
     )
-    return objects.Object.of(report["object"]), report["peak_bytes"]
+    return {file: objects.Object.of(tree) for file, tree in report["objects"].items()}, report["peak_bytes"]
 
 
 def _make(directory: Path) -> None:

@@ -1,8 +1,9 @@
 """What the compiler makes of the programs, apart from any kernel, and where it is kept.
 
 Compiling takes seconds, so an object outlives the run directory where there is a cache: CACHE_DIRECTORY, which
-systemd sets for a unit with CacheDirectory=. Its name is a hash of all that it is made of. It holds constants of the
-node's configuration and nothing about subscribers.
+systemd sets for a unit with CacheDirectory=. Its name is a hash of all that it is made of: of node.h only what its
+file asks for, so that what the guard alone must know does not have the translation compiled anew. It holds constants
+of the node's configuration and nothing about subscribers.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jetplane.dataplane.programs import Program
 from jetplane.dataplane.specialise import text_hash
 from jetplane.dataplane.toolchain import INCLUDE
 
@@ -44,7 +45,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """All maps and programs of one configuration, by name."""
+    """All maps and programs of one file and configuration, by name."""
 
     tables: Mapping[str, Table]
     programs: Mapping[str, Code]
@@ -60,20 +61,49 @@ SUFFIXES = (".c", ".h", ".def")
 """Of the files that programs are made of."""
 
 
-def name(header: str, sources: Path, wanted: Iterable[Program], tables: Iterable[str], bcc_version: str) -> str:
-    """Name the object that these would compile to. Where its maps are pinned does not matter: code has their names."""
-    texts = [(path.name, path.read_text(encoding="utf-8")) for path in sources.iterdir() if path.suffix in SUFFIXES]
-    lines = (line for line in header.splitlines() if not line.startswith("#define PIN_ROOT "))
+def name(header: str, source: Path, programs: Iterable[str], tables: Iterable[str], bcc_version: str) -> str:
+    """Name the object that a file would compile to. Where its maps are pinned does not matter: code has their names."""
+    texts = _with_included(source)
     version = INCLUDE / "linux/version.h"
     return text_hash(
         bcc_version,
         version.read_text(encoding="utf-8") if version.is_file() else "",
         platform.machine(),
-        *lines,
-        *(program.name for program in wanted),
+        *(line for line in asked_for(header, texts.values()) if not line.startswith("#define PIN_ROOT ")),
+        *programs,
         *tables,
-        *(part for text in sorted(texts) for part in text),
+        *(part for text in texts.items() for part in text),
     )
+
+
+def asked_for(header: str, texts: Iterable[str]) -> list[str]:
+    """The lines of node.h without the constants whose name is nowhere in these texts, nor in node.h itself."""
+    lines = header.splitlines()
+    defined = [_DEFINE.match(line) for line in lines]
+    words = {word for text in texts for word in _WORD.findall(text)}
+    words |= {word for line, found in zip(lines, defined, strict=True) for word in _WORD.findall(line[_end(found) :])}
+    return [line for line, found in zip(lines, defined, strict=True) if found is None or found["name"] in words]
+
+
+def _end(found: re.Match[str] | None) -> int:
+    return found.end() if found else 0
+
+
+def _with_included(source: Path) -> dict[str, str]:
+    """Text by name of a file and what it includes of its directory; what is not there, or fails, the compiler tells."""
+    texts: dict[str, str] = {}
+    wanted = [source]
+    while wanted:
+        path = wanted.pop()
+        if path.name not in texts and path.is_file():
+            texts[path.name] = path.read_text(encoding="utf-8")
+            wanted += [source.with_name(included) for included in _INCLUDE.findall(texts[path.name])]
+    return dict(sorted(texts.items()))
+
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"/]+)"', re.MULTILINE)
+_DEFINE = re.compile(r"#define (?P<name>\w+)")
+_WORD = re.compile(r"\w+")
 
 
 def find(named: str) -> Object | None:

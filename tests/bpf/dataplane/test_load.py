@@ -49,10 +49,16 @@ def bench(tmp_path: Path, configure: ConfigFactory) -> Iterator[Bench]:
     bpffs.unmount(made.root)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What these tests have compiled so far."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture(autouse=True)
-def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about the compiler; what they do with a cache stands at the end."""
-    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+def cache(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    """The compiler runs where a test is about it: where the programs are others, or its cache is its own."""
+    monkeypatch.setenv("CACHE_DIRECTORY", str(kept))
 
 
 def names(directory: Path) -> set[str]:
@@ -90,7 +96,8 @@ def compiler_libraries() -> set[str]:
     return {path for path in mapped if "libbcc" in path or "LLVM" in path}
 
 
-def test_the_compiler_stays_out_of_this_process(bench: Bench) -> None:
+def test_the_compiler_stays_out_of_this_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY")
     before = compiler_libraries()
     loaded = bench.load()
     assert compiler_libraries() == before, "another test may have mapped them earlier; this load adds none"
@@ -193,10 +200,18 @@ def test_a_map_that_no_program_declares_is_refused(bench: Bench, monkeypatch: py
         abi.maps.cache_clear()
 
 
-def test_pins_outside_of_a_bpffs_are_refused(bench: Bench, tmp_path: Path) -> None:
+def test_pins_outside_of_a_bpffs_are_refused(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.maps = tmp_path / "maps-1"
+    monkeypatch.delenv("CACHE_DIRECTORY")
     with pytest.raises(KernelError, match="is not on BPF FS"):
         bench.load()
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    bench.maps = bench.root / "maps-1"
+    bench.load()
+    bench.maps, bench.programs = tmp_path / "maps-2", bench.root / "programs-2"
+    with pytest.raises(KernelError, match=r"maps-2/.*not permitted") as raised:
+        bench.load()
+    assert "bpffs" in raised.value.hint
 
 
 def test_an_unprivileged_user_is_told_what_is_missing(bench: Bench) -> None:
@@ -244,6 +259,7 @@ def test_a_bcc_whose_library_is_missing_is_a_requirement(bench: Bench, tmp_path:
 
 
 def test_a_loader_that_dies_is_an_error_and_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(CompileError, match="ended with status 1"):
         bench.load()
@@ -326,12 +342,13 @@ def test_what_cannot_be_trusted_is_compiled_again(
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
     bench.load()
-    (kept,) = (tmp_path / "cache/objects").iterdir()
+    kept = list((tmp_path / "cache/objects").iterdir())
+    assert len(kept) == 2, "one of each source"
     match spoil:
         case "shared":
-            kept.chmod(0o666)
+            kept[0].chmod(0o666)
         case "cut":
-            kept.write_bytes(kept.read_bytes()[:-100])
+            kept[0].write_bytes(kept[0].read_bytes()[:-100])
         case _:
             with (bench.sources / "guard.bpf.c").open("a") as file:
                 file.write("/* changed */\n")
@@ -342,3 +359,20 @@ def test_what_cannot_be_trusted_is_compiled_again(
 def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", "/sys")
     assert bench.load().peak_bytes
+
+
+def test_only_the_source_that_has_changed_is_compiled_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    bench.load()
+    before = _tags(bench)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache/objects").iterdir()}
+    guard = bench.sources / "guard.bpf.c"
+    guard.write_text(guard.read_text().replace("*total += 1", "*total += 2"))
+    pins.remove(bench.programs)
+    assert bench.load().peak_bytes
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache/objects").iterdir()}
+    assert kept.items() < after.items() and len(after) == len(kept) + 1
+    changed = {name for name, tag in _tags(bench).items() if tag != before[name]}
+    assert changed == {"guard"}
