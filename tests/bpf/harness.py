@@ -7,6 +7,7 @@ timed by the benches.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +96,8 @@ def each(rows: Sequence[Case]) -> list[Any]:
     return [pytest.param((row,), id=str(row)) for row in rows]
 
 
+_MMAPABLE = 1 << 10  # linux/bpf.h
+
 WITNESS = "HANDED_TO_STACK"
 """The counter that tells a witness where a packet was redirected to: nothing else counts for such a packet."""
 
@@ -134,6 +137,8 @@ class Node:
         self.namespace = new_namespace()
         self._fd = {program.name: bpf.obj_get(programs / program.name) for program in wanted}
         self._type = {program.name: program.type for program in wanted}
+        used = frozenset[int]().union(*(bpf.prog_info(fd).map_ids for fd in self._fd.values()))
+        self._used = {name for name, handle in self.maps.items() if handle.info.id in used}
         self._names = (*abi.drop_reasons(), *abi.counters())
         self.reset()
 
@@ -185,25 +190,33 @@ class Node:
         return result
 
     def reset(self) -> None:
-        """Empty every map but the counters; the secret becomes a known one."""
+        """Empty every map that the programs use but the counters; the secret becomes a known one."""
         for slot in self._slots_in_use():
             self.maps["bindings"].update(slot, self.maps["bindings"].value())
-        for name, declared in abi.maps().items():
+        for name in self._used - {"bindings", "counters"}:
             handle = self.maps[name]
-            match declared.kind:
+            match abi.maps()[name].kind:
                 case "hash" | "lru_hash":
                     handle.delete_many([key for key, _ in handle.items()])
                 case "lpm_trie":
                     for key, _ in list(handle.items()):
                         handle.delete(key)
-                case "array" if name != "bindings":
+                case "array" if handle.info.flags & _MMAPABLE:
+                    size = handle.info.max_entries * -(-handle.info.value_size // 8) * 8
+                    with mmap.mmap(handle.fd, size) as words:
+                        words[:] = bytes(size)
+                case "array":
                     empty = handle.value()
                     size = handle.info.value_size
                     for keys, values in handle.raw_chunks():
-                        if any(values):
-                            used = [at for at in range(len(values) // size) if any(values[at * size : (at + 1) * size])]
+                        if values.strip(b"\0"):
+                            used = [
+                                at
+                                for at in range(len(values) // size)
+                                if values[at * size : (at + 1) * size].strip(b"\0")
+                            ]
                             handle.update_many([(keys[4 * at : 4 * at + 4], empty) for at in used])
-                case "percpu_array" if name != "counters":
+                case "percpu_array":
                     for key in range(handle.info.max_entries):
                         self.fill(name, key, bytes(handle.info.value_size))
         self.maps["secrets"].update(0, bytes(range(ctypes.sizeof(self.maps["secrets"].value))))
