@@ -23,8 +23,9 @@ setup:
 demo: setup
 	@$(AS_ROOT) $(BIN)/jetplane demo
 
+# Two workers: the guests of tests/vm keep one of them, and half a machine, until they are off.
 test: setup lint
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests
+	@$(AS_ROOT) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:cacheprovider tests
 
 # Within a minute: as root two tables of packets too; a user is not asked for a password.
 TABLES := $(addprefix tests/bpf/test_,nat_sessions.py every_reason.py)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from jetplane.lab.waiting import slowness
 from jetplane.wireguard import choose
 from jetplane.wireguard.interface import Kind
 from tests.vm.kernels import CACHE
+
+pytest_plugins = ["tests.vm.reports"]
 
 # Programs are compiled once: for all tests, the guests of tests/vm, and the next run.
 os.environ.setdefault("CACHE_DIRECTORY", str(CACHE))
@@ -109,15 +111,30 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = f"skipped where nothing may be: {reason}"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail the session that leaves a namespace, a link, a lab or a mount on the machine."""
-    temporary = tmp_path_factory.getbasetemp()
-    before = _leftovers(temporary)
-    yield
-    left = sorted(_leftovers(temporary) - before)
-    if left:
-        pytest.fail("left behind: " + ", ".join(left), pytrace=False)
+class NothingLeftBehind:
+    """Fails the run that leaves a namespace, a link, a lab or a mount on the machine, once all workers have ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._temporary: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        self._before = _leftovers(self._temporary)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if left := sorted(_leftovers(self._temporary) - self._before):
+            told = {"nodeid": "tests/conftest.py::NothingLeftBehind", "location": ("tests/conftest.py", None, "")}
+            why = "left behind: " + ", ".join(left)
+            report = pytest.TestReport(**told, keywords={}, outcome="failed", longrepr=why, when="teardown")
+            self._config.hook.pytest_runtest_logreport(report=report)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What is measured or looked at once for all workers, before they start."""
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
+        return
+    os.environ.setdefault("JETPLANE_SLOWNESS", f"{slowness():.2f}")  # workers must collect the same tests
+    session.config.pluginmanager.register(NothingLeftBehind(session.config))
 
 
 def _leftovers(temporary: Path) -> set[str]:

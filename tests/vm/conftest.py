@@ -1,4 +1,5 @@
-"""Boots the guests as soon as it is known that they are wanted, so that they run while this machine runs its own tests.
+"""Boots the guests, all at once, when the first of them is waited for; while they run, other workers run this
+machine's own tests.
 
 What lies in inside/ is for the guests alone.
 """
@@ -31,41 +32,48 @@ TESTS = (
     "tests/netns/test_wireguard_sweep.py",
 )
 
-_GUESTS = pytest.StashKey[dict[str, Guest | KernelMissing]]()
+Guests = dict[str, Guest | KernelMissing]
+
+_QUICK = ("tests/vm/", "tests/unit/", "tests/host/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the guests run comes first here: by the time they get to it, its programs are compiled."""
+    """The guests take longest, so they come first; and what they run comes before what they do not, so that its
+    programs are compiled by the time they get to it."""
     modules = {test.partition("::")[0] for test in TESTS}
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in modules)
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        module = item.nodeid.partition("::")[0]
+        quick = (place for place, folder in enumerate(_QUICK) if module.startswith(folder))
+        return next(quick, len(_QUICK)), module not in modules
+
+    items.sort(key=place)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Boot a guest for each series whose test was selected."""
-    if session.config.option.collectonly:
-        return
-    ours = (item for item in session.items if isinstance(item, pytest.Function) and "guest_of" in item.fixturenames)
-    selected = {item.callspec.params["series"] for item in ours}
-    guests = session.config.stash.setdefault(_GUESTS, {})
-    for series in filter(selected.__contains__, SERIES):
-        directory = session.config._tmp_path_factory.mktemp(f"linux-{series}")  # type: ignore[attr-defined]
-        try:
-            guests[series] = Guest(kernel(series), directory, *TESTS, limit=LIMIT_S + 60)
-        except KernelMissing as error:
-            guests[series] = error
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End what still runs, however the session ended."""
-    for guest in config.stash.get(_GUESTS, {}).values():
-        if isinstance(guest, Guest):
-            guest.end()
+@pytest.fixture(scope="session")
+def guests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
+    """The guests that tests of this session ask for, by series, booted together; ended however the session ends."""
+    ours = (item for item in request.session.items if isinstance(item, pytest.Function))
+    wanted = {item.callspec.params["series"] for item in ours if "guest_of" in item.fixturenames}
+    made: Guests = {}
+    try:
+        for series in filter(wanted.__contains__, SERIES):
+            try:
+                directory = tmp_path_factory.mktemp(f"linux-{series}")
+                made[series] = Guest(kernel(series), directory, *TESTS, limit=LIMIT_S + 60)
+            except KernelMissing as error:
+                made[series] = error
+        yield made
+    finally:
+        for guest in made.values():
+            if isinstance(guest, Guest):
+                guest.end()
 
 
 @pytest.fixture
-def guest_of(request: pytest.FixtureRequest, series: str) -> Iterator[Guest]:
-    """The guest of this series, booted when the session began."""
-    guest = request.config.stash[_GUESTS][series]
+def guest_of(guests: Guests, series: str) -> Iterator[Guest]:
+    """The guest of this series; off when the test that waits for it is over."""
+    guest = guests[series]
     if isinstance(guest, KernelMissing):
         pytest.fail(str(guest), pytrace=False)
     yield guest

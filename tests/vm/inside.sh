@@ -36,4 +36,4 @@ if [[ $1 == --run ]]; then
 	echo $? >"$directory/status"
 	exit
 fi
-pytest -p tests.vm.reports -p no:cacheprovider -m "not native" --basetemp /run/pytest tests/vm/inside "$@"
+pytest -p no:cacheprovider -m "not native" --basetemp /run/pytest tests/vm/inside "$@"

@@ -1,7 +1,7 @@
 """The tests that depend on the kernel again, on Debian's own kernels with WireGuard in the kernel.
 
-    this pytest                                     two guests at once: linux 6.1 and 6.12
-    ───────────                                     ──────────────────────────────────────
+    one worker of this pytest                       two guests at once: linux 6.1 and 6.12
+    ─────────────────────────                       ──────────────────────────────────────
     kernels.py   apt-get download, dpkg -x, depmod
         │        ~/.cache/jetplane/kernels/
         ▼
@@ -18,6 +18,8 @@
         │                 └───────────────┘
         ▼
     each inner test is a result of this run: linux-6.12/tests/netns/test_….py::test_…
+
+Meanwhile the other worker runs this machine's own tests.
 
 The test below stands for the machine: it passes when the guest ran all that it collected and went off by itself.
 A guest that hangs is ended, by pid, at its deadline, and the test names where it was and what the kernel said last.
@@ -38,7 +40,7 @@ from tests.vm.reports import Reader
 def test_a_guest_runs_every_test_and_goes_off_by_itself(
     series: str, guest_of: Guest, request: pytest.FixtureRequest
 ) -> None:
-    reader = Reader(request.session, f"linux-{series}")
+    reader = Reader(request.node, f"linux-{series}")
     try:
         for line in guest_of.lines(guest_of.booted + LIMIT_S):
             reader.take(line)
