@@ -37,7 +37,7 @@ BREAKS: tuple[tuple[str, breaks.Break, str, str], ...] = (
     ("a bpffs for everybody", breaks.open_bpffs, "bpf-pins", "others than root"),
     ("martians logged", breaks.changed_sysctl("ipv4/conf/uplink0/log_martians", "1"), "kernel-log", "uplink0"),
     ("paths remembered", breaks.changed_sysctl("ipv4/route/mtu_expires", "600"), "path-mtu-cache", "600 s"),
-    ("a stateful firewall", breaks.stateful_firewall, "conntrack", "1 connections"),
+    ("a stateful firewall", breaks.stateful_firewall, "conntrack", " connections of this namespace"),
     ("a capture", breaks.capture, "captures", "every interface"),
     (
         "a process that may be dumped",

@@ -7,6 +7,7 @@ they chose and says whether they might. Fragments, and TCP's reuse of ports when
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Literal
 
@@ -287,6 +288,7 @@ def is_echo_request(packet: Packet) -> bool:
     return isinstance(packet, Segment) and packet.protocol == "icmp" and not packet.reply
 
 
+@cache
 def is_within(address: str, prefixes: tuple[str, ...]) -> bool:
     return any(ip_address(address) in ip_network(prefix) for prefix in prefixes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
@@ -20,7 +21,12 @@ class End(NamedTuple):
 
     @property
     def version(self) -> int:
-        return ip_address(self.address).version
+        return _version(self.address)
+
+
+@cache
+def _version(address: str) -> int:
+    return ip_address(address).version
 
 
 @dataclass(frozen=True, slots=True)
