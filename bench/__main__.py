@@ -30,12 +30,25 @@ QUICK, FULL = (3, 100_000), (11, 300_000)
 """Rounds, and packets of each measurement."""
 _BULK_ROUNDS = 7
 """Of TCP, which takes a second each time."""
+
+
+def _flood(*, rounds: int, say: Callable[[str], None]) -> Iterator[Row]:
+    with contenders() as made:
+        yield from flood.measure(made, rounds=rounds, packets=FULL[1], say=say)
+
+
+def _relay(*, rounds: int, say: Callable[[str], None]) -> Iterator[Row]:
+    return relayed.measure(rounds=rounds, packets=FULL[1], say=say)
+
+
 _APART: dict[str, Callable[..., Iterator[Row]]] = {
+    "flood": _flood,
+    "relay": _relay,
     "fairness": fairness.measure,
     "policing": shaping.measure,
     "scrape": scrapes.measure,
 }
-"""Benches with labs of their own, by what their rows say."""
+"""Benches that can be run by themselves, by what their rows say."""
 _APART_ROUNDS = {"policing": 5, "scrape": 5}
 """Of those that take a minute a round."""
 _IDLE_ENOUGH = 0.85

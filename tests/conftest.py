@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,30 +112,41 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = f"skipped where nothing may be: {reason}"
 
 
-class NothingLeftBehind:
-    """Fails the run that leaves a namespace, a link, a lab or a mount on the machine, once all workers have ended."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._temporary: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-        self._before = _leftovers(self._temporary)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if left := sorted(_leftovers(self._temporary) - self._before):
-            told = {"nodeid": "tests/conftest.py::NothingLeftBehind", "location": ("tests/conftest.py", None, "")}
-            why = "left behind: " + ", ".join(left)
-            report = pytest.TestReport(**told, keywords={}, outcome="failed", longrepr=why, when="teardown")
-            self._config.hook.pytest_runtest_logreport(report=report)
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """What is measured or looked at once for all workers, before they start."""
-    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
-        return
-    os.environ.setdefault("JETPLANE_SLOWNESS", f"{slowness():.2f}")  # workers must collect the same tests
-    session.config.pluginmanager.register(NothingLeftBehind(session.config))
+    """What workers must agree about, before they start."""
+    os.environ.setdefault("JETPLANE_SLOWNESS", f"{slowness():.2f}")  # some tests are collected by it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker has the places to itself where labs and namespaces are found by name: each lab that begins clears away
+    what is left of others, and one worker's tests leave something on purpose."""
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        _call("unshare", _CLONE_NEWNS)
+        _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+        for place in _PLACES:
+            place.mkdir(exist_ok=True)
+            _call("mount", b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"mode=0755")
+
+
+def _call(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
+_PLACES = tuple(Path("/run", name) for name in ("netns", "wireguard", "jetplane-lab"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the session that leaves a namespace, a link, a lab or a mount on the machine."""
+    temporary = tmp_path_factory.getbasetemp()
+    before = _leftovers(temporary)
+    yield
+    left = sorted(_leftovers(temporary) - before)
+    if left:
+        pytest.fail("left behind: " + ", ".join(left), pytrace=False)
 
 
 def _leftovers(temporary: Path) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from jetplane.errors import JetplaneError
 
 _POLL_S = 0.02
+_SLOWEST_POLL_S = 0.3
 _NOMINAL_S = 0.02  # what the work in `slowness` takes on an ordinary machine
 
 
@@ -35,6 +36,11 @@ def patience(seconds: float) -> float:
     return seconds * slowness()
 
 
+def pause() -> None:
+    """Wait before another look; on a slow machine longer, so that looking does not take what it waits for its time."""
+    time.sleep(min(_SLOWEST_POLL_S, _POLL_S * slowness()))
+
+
 def wait_until(
     what: str,
     holds: Callable[[], bool],
@@ -49,4 +55,4 @@ def wait_until(
             raise JetplaneError(f"lab: waiting for {what}: the process ended with status {process.returncode}")
         if time.monotonic() > deadline:
             raise JetplaneError(f"lab: waiting for {what}: nothing after {patience(seconds):.0f} s")
-        time.sleep(_POLL_S)
+        pause()

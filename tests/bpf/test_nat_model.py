@@ -21,7 +21,7 @@ from tests.bpf.harness import Node, inside
 from tests.bpf.nat_replay import SECOND_TUNNEL, UPLINK, Replay
 from tests.bpf.nat_steps import Change, ErrorIn, In, Look, Out, OutElsewhere, Step, Sweep, Wait, steps
 
-EXAMPLES = int(os.environ.get("JETPLANE_MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("JETPLANE_MODEL_EXAMPLES", "25"))
 MODES: dict[str, dict[str, Any]] = {
     "endpoint-independent": {"filtering": "endpoint-independent", "inbound_refresh": True},
     "address": {"filtering": "address"},

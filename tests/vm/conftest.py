@@ -34,18 +34,15 @@ TESTS = (
 
 Guests = dict[str, Guest | KernelMissing]
 
-_QUICK = ("tests/vm/", "tests/unit/", "tests/host/")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The guests take longest, so they come first; and what they run comes before what they do not, so that its
-    programs are compiled by the time they get to it."""
+    """The guests take longest, so they come first; then what they run, so that its programs are compiled by the time
+    they get to it."""
     modules = {test.partition("::")[0] for test in TESTS}
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
+    def place(item: pytest.Item) -> int:
         module = item.nodeid.partition("::")[0]
-        quick = (place for place, folder in enumerate(_QUICK) if module.startswith(folder))
-        return next(quick, len(_QUICK)), module not in modules
+        return 0 if module.startswith("tests/vm/") else 1 if module in modules else 2
 
     items.sort(key=place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -80,6 +81,11 @@ class Guest:
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 time.sleep(_POLL_S)
+
+    def tests(self) -> set[str]:
+        """The names of the tests that have begun so far."""
+        lines = map(json.loads, self._reports.read_text(encoding="utf-8").splitlines())
+        return {line["started"] for line in lines if "started" in line}
 
     def story(self) -> str:
         """What the kernel and the tests' own output ended with, for a run that did not end well."""
