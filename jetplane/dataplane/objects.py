@@ -78,15 +78,10 @@ def name(header: str, source: Path, programs: Iterable[str], tables: Iterable[st
 
 def asked_for(header: str, texts: Iterable[str]) -> list[str]:
     """The lines of node.h without the constants whose name is nowhere in these texts, nor in node.h itself."""
-    lines = header.splitlines()
-    defined = [_DEFINE.match(line) for line in lines]
-    words = {word for text in texts for word in _WORD.findall(text)}
-    words |= {word for line, found in zip(lines, defined, strict=True) for word in _WORD.findall(line[_end(found) :])}
-    return [line for line, found in zip(lines, defined, strict=True) if found is None or found["name"] in words]
-
-
-def _end(found: re.Match[str] | None) -> int:
-    return found.end() if found else 0
+    lines = [(line, _DEFINE.match(line)) for line in header.splitlines()]
+    bodies = (line[found.end() :] if found else line for line, found in lines)
+    words = {word for text in (*texts, *bodies) for word in _WORD.findall(text)}
+    return [line for line, found in lines if found is None or found["name"] in words]
 
 
 def _with_included(source: Path) -> dict[str, str]:

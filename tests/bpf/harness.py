@@ -206,14 +206,12 @@ class Node:
                     with mmap.mmap(handle.fd, size) as words:
                         words[:] = bytes(size)
                 case "array":
-                    empty = handle.value()
                     size = handle.info.value_size
+                    empty = bytes(size)
                     for keys, values in handle.raw_chunks():
-                        if values.strip(b"\0"):
+                        if values != bytes(len(values)):
                             used = [
-                                at
-                                for at in range(len(values) // size)
-                                if values[at * size : (at + 1) * size].strip(b"\0")
+                                at for at in range(len(values) // size) if values[at * size : (at + 1) * size] != empty
                             ]
                             handle.update_many([(keys[4 * at : 4 * at + 4], empty) for at in used])
                 case "percpu_array":

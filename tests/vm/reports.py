@@ -53,8 +53,8 @@ class Teller:
         inner = [told for name, told in report.user_properties if name == _PROPERTY]
         session = self._config.pluginmanager.getplugin("session")
         session.testscollected += len({told["nodeid"] for told in inner})  # the progress shown never passes 100 %
+        hook = self._config.hook
         for told in inner:
-            hook = self._config.hook
             hook.pytest_runtest_logreport(report=hook.pytest_report_from_serializable(config=self._config, data=told))
 
 

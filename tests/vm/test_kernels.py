@@ -21,7 +21,7 @@
 
 Meanwhile the other worker runs this machine's own tests.
 
-The test below stands for the machine: it passes when the guest ran all that it collected and went off by itself.
+The first test below stands for a machine: it passes when the guest ran all that it collected and went off by itself.
 A guest that hangs is ended, by pid, at its deadline, and the test names where it was and what the kernel said last.
 """
 
