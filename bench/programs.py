@@ -121,9 +121,9 @@ def _time(contender: Contender, fd: int, row: Verdict, *, check: bool = True) ->
 
     def work() -> float:
         os.sched_setaffinity(0, {cores.source_core()})
-        context: XdpContext | SkbContext = SkbContext()
+        index = interface_index(UPLINK)
+        context: XdpContext | SkbContext = SkbContext(ingress_ifindex=index)  # as what the node forwards
         if row.program == "guard":
-            index = interface_index(UPLINK)
             context = XdpContext(data_end=len(row.packet), ingress_ifindex=index)
         ran = prog_test_run(fd, row.packet, context, repeat=_REPEAT)
         if check and (ran.verdict != row.verdict or ran.packet != row.packet):

@@ -304,8 +304,26 @@ _Static_assert(sizeof(struct service_key) == 24, "no padding in a map key");
 
 #define SERVICE_FIXED_BITS 32
 
-/* One bit for each port at which a service may be open to somebody, first of TCP, then of UDP. */
-#define SERVICE_PORT_WORDS 2048
+/* What is known of PORTS_PER_WORD local ports, one bit for each (local_ports.h). */
+#define PORTS_PER_WORD 64
+#define PORT_WORDS     2048 /* first those of TCP, then those of UDP */
+#define OWN_PORTS_S    300
+
+struct local_ports {
+	__u64 served;  /* a service may be open to somebody; the controller alone writes it */
+	__u64 used[2]; /* the node itself has lately used it: two halves */
+	__u64 paid_until;
+};
+
+_Static_assert(sizeof(struct local_ports) == 32, "a shift finds it");
+
+/*
+ * How many looks for a socket there are for those of them that are not known to be used, and how many ticks of the
+ * kernel's clock (100 to 1,000 a second) it takes to have one more: enough for connections that have been idle, and for a
+ * flood at all ports together no more than a few hundredths of a CPU.
+ */
+#define LOOKS_AT_ONCE  16
+#define TICKS_PER_LOOK 4
 
 /*
  * Lists of sources (source_list.h): two bits for each of the 2^24 IPv4 /24s, 32 of them in a word.
@@ -341,7 +359,8 @@ _Static_assert(sizeof(struct source_prefix) == 24, "no padding in a map key");
 /* Which half, 0 or 1, of a doubled map is the current one; the controller alone writes it. */
 #define HALF_SOURCES 0
 #define HALF_KNOWN   1
-#define HALVES       2
+#define HALF_PORTS   2
+#define HALVES       3
 
 /*
  * What own_addresses says of all addresses whose last words have one hash (own.h), so that hardly any packet needs a

@@ -138,6 +138,7 @@ static __always_inline struct address *relay_address_of(__u32 family)
 #include "answers.h"
 #include "handshakes.h"
 #include "listed.h"
+#include "local_ports.h"
 #if RELAYS_COUNT
 #include "relayed.h"
 #endif
@@ -178,20 +179,25 @@ static __always_inline bool is_own(const struct packet *packet)
 	return own_addresses.lookup(&destination);
 }
 
-/* Is a service of the node's at this port open to this source? */
-static __always_inline bool is_admitted(const struct packet *packet, __be16 port)
+static __always_inline struct local_ports *local_ports_of(__u8 protocol, __be16 port)
 {
-	__u32 place = (packet->protocol == IPPROTO_UDP) << 16 | from_be16(port), word = place / 64;
+	__u32 word = port_place(protocol, port) / PORTS_PER_WORD;
+
+	return local_ports.lookup(&word);
+}
+
+/* Is a service of the node's at this port open to this source? */
+static __always_inline bool is_admitted(const struct packet *packet, __be16 port, const struct local_ports *ports)
+{
 	struct service_key key = {
 		.prefix_bits = SERVICE_FIXED_BITS + 8 * sizeof(key.source),
 		.protocol = packet->protocol,
 		.port = port,
 	};
-	__u64 *ports = service_ports.lookup(&word);
 	__u32 *admits;
 
 	/* Hardly any port has a service, and a look into the trie is not to be had for nothing. */
-	if (!ports || !(*ports >> place % 64 & 1))
+	if (!(ports->served & port_bit(port_place(packet->protocol, port))))
 		return false;
 	packet_source(packet, &key.source);
 	admits = services.lookup(&key);
@@ -237,8 +243,41 @@ static __always_inline bool is_dhcp_answer(const struct packet *packet, const st
 	return udp->source == BE16(547) && udp->dest == BE16(546);
 }
 
+/*
+ * May a socket be looked for? At a port that is known to be used always; at others a few times, so that a connection that
+ * has long been idle goes on, and a flood pays for no more.
+ */
+static __always_inline bool may_look(struct local_ports *ports, __u32 place)
+{
+	return port_is_used(ports, place) || look_take(ports, bpf_jiffies64());
+}
+
+/* Is this part of a connection of the node's own? A first SYN asks for a new one. */
+static __always_inline bool is_of_own_tcp(struct xdp_md *ctx, const struct packet *packet, const struct tcphdr *tcp,
+					  struct local_ports *ports)
+{
+	__u32 place = port_place(IPPROTO_TCP, tcp->dest);
+
+	if ((tcp->syn && !tcp->ack) || !may_look(ports, place) || !has_connection(ctx, packet, tcp))
+		return false;
+	port_remember(ports, half_of(HALF_PORTS), place);
+	return true;
+}
+
+static __always_inline bool is_of_own_udp(struct xdp_md *ctx, const struct packet *packet, const struct udphdr *udp,
+					  struct local_ports *ports)
+{
+	__u32 place = port_place(IPPROTO_UDP, udp->dest);
+
+	if (!may_look(ports, place) || !has_conversation(ctx, packet, udp))
+		return false;
+	port_remember(ports, half_of(HALF_PORTS), place);
+	return true;
+}
+
 static __always_inline int judge_own_tcp(struct xdp_md *ctx, const struct packet *packet)
 {
+	struct local_ports *ports;
 	const struct tcphdr *tcp;
 
 	if (packet->fragment)
@@ -246,7 +285,8 @@ static __always_inline int judge_own_tcp(struct xdp_md *ctx, const struct packet
 	tcp = packet_tcp(packet);
 	if (!tcp)
 		return drop(DROP_MALFORMED);
-	if (is_admitted(packet, tcp->dest) || has_connection(ctx, packet, tcp))
+	ports = local_ports_of(IPPROTO_TCP, tcp->dest);
+	if (ports && (is_admitted(packet, tcp->dest, ports) || is_of_own_tcp(ctx, packet, tcp, ports)))
 		return pass();
 	return drop(DROP_NOT_ALLOWED);
 }
@@ -258,6 +298,7 @@ static __always_inline int judge_own_tcp(struct xdp_md *ctx, const struct packet
  */
 static __always_inline int judge_own_udp(struct xdp_md *ctx, const struct packet *packet, __u32 listed)
 {
+	struct local_ports *ports;
 	const struct udphdr *udp;
 #if RELAYS_COUNT
 	int verdict;
@@ -279,7 +320,9 @@ static __always_inline int judge_own_udp(struct xdp_md *ctx, const struct packet
 #endif
 	if (is_wireguard_port(udp->dest))
 		return judge_wireguard(packet, udp, listed);
-	if (is_admitted(packet, udp->dest) || is_dhcp_answer(packet, udp) || has_conversation(ctx, packet, udp))
+	ports = local_ports_of(IPPROTO_UDP, udp->dest);
+	if (ports && (is_admitted(packet, udp->dest, ports) || is_dhcp_answer(packet, udp) ||
+		      is_of_own_udp(ctx, packet, udp, ports)))
 		return pass();
 	return drop(DROP_NOT_ALLOWED);
 }
@@ -366,17 +409,6 @@ static __always_inline int judge_stranger(const struct packet *packet)
 	return drop(DROP_NOT_ALLOWED);
 }
 
-/* May the link itself have sent this, whatever address it is for? The router may ask for an exit address too. */
-static __always_inline bool is_from_link(const struct packet *packet)
-{
-	const struct icmp_header *icmp;
-
-	if (packet->family != FAMILY_V6 || !is_icmp(packet) || packet->fragment)
-		return false;
-	icmp = packet_icmp(packet);
-	return icmp && is_neighbour_discovery(icmp->type, packet->hop_limit);
-}
-
 int guard(struct xdp_md *ctx)
 {
 	struct cursor cursor = {
@@ -398,7 +430,8 @@ int guard(struct xdp_md *ctx)
 	case PARSE_OK:
 		break;
 	}
-	if (is_from_link(&packet))
+	/* Whatever address it is for: the router may ask for an exit address too. */
+	if (is_link_talk(&packet))
 		return pass();
 	listed = listed_as(&packet);
 	if (listed == SOURCE_BLOCKED)

@@ -84,4 +84,15 @@ static __always_inline bool is_neighbour_discovery(__u8 type, __u8 hop_limit)
 	return false;
 }
 
+/* What neighbours on an Ethernet link need to find each other. */
+static __always_inline bool is_link_talk(const struct packet *packet)
+{
+	const struct icmp_header *icmp;
+
+	if (packet->family != FAMILY_V6 || !is_icmp(packet) || packet->fragment)
+		return false;
+	icmp = packet_icmp(packet);
+	return icmp && is_neighbour_discovery(icmp->type, packet->hop_limit);
+}
+
 #endif

@@ -7,6 +7,7 @@
 #include "held.h"
 #include "icmp_error.h"
 #include "known_sources.h"
+#include "local_ports.h"
 #include "wireguard.h"
 
 /*
@@ -66,39 +67,41 @@ static __always_inline enum counter unveil(struct packet *packet, __u32 tick)
 	return NO_REASON;
 }
 
-/* What stands behind an IP header of @size without options; WireGuard's own, on a node with one address, is looked at. */
-static __always_inline bool is_session_of_subscriber(struct __sk_buff *skb, const void *network, __u32 size,
-						     __u8 protocol)
+static __always_inline bool is_tcp_or_udp(__u8 protocol)
 {
-	const __be16 *source = network + size;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+}
 
-	if ((const void *)(source + 1) > skb_data_end(skb))
-		return false;
-	return protocol == IPPROTO_TCP || (protocol == IPPROTO_UDP && !is_wireguard_port(*source));
+/* Has the node itself made this? No interface has received it then; a socket's name may have come with it from tun. */
+static __always_inline bool is_made_here(struct __sk_buff *skb)
+{
+	return !skb->ingress_ifindex;
 }
 
 /*
- * Nearly all that leaves: a sound TCP or UDP packet from an exit address. Of such there is nothing more to ask, and
- * most of the cost of asking lies in finding that out.
+ * Nearly all that leaves: a subscriber's sound TCP or UDP packet from an exit address. Of such there is nothing more to
+ * ask, and most of the cost of asking lies in finding that out.
  */
-static __always_inline bool is_session_of_ours(struct __sk_buff *skb)
+static __always_inline bool is_session_of_subscriber(struct __sk_buff *skb)
 {
 	const struct ipv6hdr *ip6 = skb_data(skb) + ETH_HLEN;
 	const struct iphdr *ip4 = (const void *)ip6;
 	__u32 available = skb->len - ETH_HLEN, length;
 
+	if (is_made_here(skb))
+		return false;
 	if (skb->protocol == BE16(ETH_P_IP)) {
 		if ((void *)(ip4 + 1) > skb_data_end(skb) || *(const __u8 *)ip4 != 0x45 /* no options */)
 			return false;
 		length = from_be16(ip4->tot_len);
 		return length >= sizeof(*ip4) && length <= available && exit_index_v4(ip4->saddr) != NO_EXIT &&
-		       is_session_of_subscriber(skb, ip4, sizeof(*ip4), ip4->protocol);
+		       is_tcp_or_udp(ip4->protocol);
 	}
 	if (skb->protocol != BE16(ETH_P_IPV6) || (void *)(ip6 + 1) > skb_data_end(skb) || ip6->version != 6)
 		return false;
 	length = sizeof(*ip6) + from_be16(ip6->payload_len);
 	return length <= available && exit_index_v6((const __be32 *)&ip6->saddr) != NO_EXIT &&
-	       is_session_of_subscriber(skb, ip6, sizeof(*ip6), ip6->nexthdr);
+	       is_tcp_or_udp(ip6->nexthdr);
 }
 
 static __always_inline bool is_source_ours(const struct packet *packet)
@@ -154,6 +157,24 @@ static __always_inline void remember_session(const struct packet *packet)
 	half = half_of(HALF_KNOWN);
 	remember_known(half, hash);
 	remember_known(half, hash >> 32);
+}
+
+/* From which port the node itself sends, so that the guard looks for a socket there; WireGuard has no need of that. */
+static __always_inline void remember_port(struct __sk_buff *skb, const struct packet *packet)
+{
+	const __be16 *source = packet->transport;
+	struct local_ports *ports;
+	__u32 place;
+
+	if (!is_made_here(skb) || packet->fragment == FRAGMENT_LATER || !is_tcp_or_udp(packet->protocol) ||
+	    (const void *)(source + 1) > packet->end)
+		return;
+	if (packet->protocol == IPPROTO_UDP && is_wireguard_port(*source))
+		return;
+	place = port_place(packet->protocol, *source);
+	ports = local_ports_at(place / PORTS_PER_WORD);
+	if (ports)
+		port_remember(ports, half_of(HALF_PORTS), place);
 }
 
 #endif

@@ -241,6 +241,11 @@ static __always_inline __u64 *known_word_at(__u32 index)
 	return known_sources.lookup(&index);
 }
 
+static __always_inline struct local_ports *local_ports_at(__u32 index)
+{
+	return local_ports.lookup(&index);
+}
+
 /* Routing rules discard what comes from a tunnel or the uplink to be forwarded, unless it has the mark. */
 static __always_inline int hand_over(struct __sk_buff *skb)
 {
@@ -262,17 +267,6 @@ static __always_inline int prohibit(struct __sk_buff *skb)
 #include "sweep.h"
 #include "way_in.h"
 #include "way_out.h"
-
-/* What neighbours on an Ethernet link need to find each other. */
-static __always_inline bool is_link_talk(const struct packet *packet)
-{
-	struct icmp_header *icmp;
-
-	if (packet->family != FAMILY_V6 || !is_icmp(packet) || packet->fragment)
-		return false;
-	icmp = packet_icmp(packet);
-	return icmp && is_neighbour_discovery(icmp->type, packet->hop_limit);
-}
 
 /* tc ingress of every tunnel. WireGuard has checked the source against the peer's allowed IPs. */
 int nat_out(struct __sk_buff *skb)
@@ -340,13 +334,6 @@ int nat_out(struct __sk_buff *skb)
 	return session_out(skb, &packet, &flow, forget(skb, destination == DESTINATION_EXIT), now_ns);
 }
 
-/* Who asks on the link for an exit address is answered if routing leads there, which it does for the mark only. */
-static __always_inline int answer_neighbour(struct __sk_buff *skb)
-{
-	skb->mark = HANDOVER_MARK;
-	return TC_ACT_OK;
-}
-
 /* tc ingress of the uplink. What is not for an exit address is the node's own: the guard has judged it. */
 int nat_in(struct __sk_buff *skb)
 {
@@ -403,7 +390,7 @@ int leak_guard(struct __sk_buff *skb)
 	struct packet packet = {};
 	enum counter reason;
 
-	if (is_session_of_ours(skb))
+	if (is_session_of_subscriber(skb))
 		return TC_ACT_OK;
 	switch (read_packet(skb, ETH_HLEN, &packet)) {
 	case PARSE_NOT_IP:
@@ -416,6 +403,7 @@ int leak_guard(struct __sk_buff *skb)
 	if (!is_source_ours(&packet))
 		return drop(DROP_LEAK);
 	remember_session(&packet);
+	remember_port(skb, &packet);
 	reason = unveil(&packet, tick_of(bpf_ktime_get_coarse_ns()));
 	return reason == NO_REASON ? TC_ACT_OK : drop(reason);
 }

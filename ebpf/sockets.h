@@ -36,9 +36,6 @@ static __always_inline bool has_connection(struct xdp_md *ctx, const struct pack
 	struct bpf_sock *socket;
 	bool connected;
 
-	/* A first SYN asks for a new one. */
-	if (tcp->syn && !tcp->ack)
-		return false;
 	socket = bpf_skc_lookup_tcp(ctx, &tuple, socket_tuple(&tuple, packet, tcp->source, tcp->dest),
 				    BPF_F_CURRENT_NETNS, 0);
 	if (!socket)

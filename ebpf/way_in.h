@@ -296,4 +296,11 @@ static __always_inline __u32 exit_of(struct __sk_buff *skb, bool *inner)
 	return NO_EXIT;
 }
 
+/* Who asks on the link for an exit address is answered if routing leads there, which it does for the mark only. */
+static __always_inline int answer_neighbour(struct __sk_buff *skb)
+{
+	skb->mark = HANDOVER_MARK;
+	return TC_ACT_OK;
+}
+
 #endif

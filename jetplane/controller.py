@@ -113,6 +113,7 @@ class Controller:
             self._verify()
             self._schedule.every(SWEEP_S, "sweep", self._sweep)
             self._schedule.every(abi.constants()["KNOWN_SOURCES_S"], "known sources", self._forget_sources)
+            self._schedule.every(abi.constants()["OWN_PORTS_S"], "own ports", self._forget_own_ports)
             self._schedule.once(EVICT_S, "evict", self._evict)
             self._schedule.every(ADDRESSES_S, "addresses", self._refresh_addresses)
             self._schedule.every(PUBLISH_S, "publish", self._publish)
@@ -203,6 +204,9 @@ class Controller:
 
     def _forget_sources(self) -> None:
         self._health.attempt("known sources", self._node.dataplane.forget_sources)
+
+    def _forget_own_ports(self) -> None:
+        self._health.attempt("own ports", self._node.dataplane.forget_own_ports)
 
     def _sweep(self) -> None:
         self._health.attempt("sweep", self._node.dataplane.sweep)

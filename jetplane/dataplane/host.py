@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jetplane import abi
@@ -91,11 +92,15 @@ def write_services(services: Map, ports: Map, allow: Sequence[Service]) -> None:
 
 def _write_ports(ports: Map, allow: Sequence[Service]) -> None:
     """One bit for each port of a service: who has none is refused without a look into the services."""
-    words = [0] * abi.constants()["SERVICE_PORT_WORDS"]
+    constants = abi.constants()
+    words = [0] * constants["PORT_WORDS"]
     for service in allow:
         place = (service.protocol == "udp") << 16 | service.port
-        words[place // 64] |= 1 << place % 64
-    ports.update_many((index, words[index]) for index, word in ports.items() if word != words[index])
+        words[place // constants["PORTS_PER_WORD"]] |= 1 << place % constants["PORTS_PER_WORD"]
+    for index, word in ports.items():
+        if word.served != words[index]:
+            word.served = words[index]
+            ports.update(index, word)
 
 
 def _service_key(services: Map, service: Service, source: bytes, bits: int) -> bytes:
@@ -155,8 +160,28 @@ def reserve_blocks(pools: Map, exits: Iterable[int], blocks: dict[str, set[int]]
 
 
 def turn_known_sources(halves: Map, known: Map) -> None:
-    """Empty the half that is not current, then make it so: what the other knows stays for another turn."""
-    place, words = abi.constants()["HALF_KNOWN"], abi.constants()["KNOWN_WORDS"]
+    """Forget which sources were known for two turns."""
+    words = abi.constants()["KNOWN_WORDS"]
+    with _turning(halves, "HALF_KNOWN") as older:
+        known.update_many((older * words + word, 0) for word in range(words))
+
+
+def turn_own_ports(halves: Map, ports: Map) -> None:
+    """Forget which ports the node itself has not used for two turns.
+
+    A bit that is set between reading and writing its word is lost: it costs a look for a socket.
+    """
+    with _turning(halves, "HALF_PORTS") as older:
+        for index in [index for index, word in ports.items() if word.used[older]]:
+            word = ports.lookup(index)
+            word.used[older] = 0
+            ports.update(index, word)
+
+
+@contextmanager
+def _turning(halves: Map, name: str) -> Iterator[int]:
+    """The half that is not current, to be emptied; then it is current, and the other stays for another turn."""
+    place = abi.constants()[name]
     older = 1 - halves.lookup(place).value
-    known.update_many((older * words + word, 0) for word in range(words))
+    yield older
     halves.update(place, older)

@@ -214,6 +214,10 @@ class DataPlane:
         constants = abi.constants()
         self._run_sweep("sweep_budgets", constants["BUDGET_LINES"] // constants["BUDGETS_SWEPT"])
 
+    def forget_own_ports(self) -> None:
+        """Forget the ports that the node itself has not used lately; due every OWN_PORTS_S."""
+        host.turn_own_ports(self._map("halves"), self._map("local_ports"))
+
     def about(self, addresses: Collection[InnerAddress]) -> dict[str, Any] | None:
         """Everything that the maps hold about the owner of these addresses, for its subject; None: nothing."""
         record = self._record()
@@ -287,7 +291,7 @@ class DataPlane:
         if not any(bytes(self._map("secrets").lookup(0))):
             self._map("secrets").update(0, secrets.token_bytes(self._map("secrets").info.value_size))
             yield "secrets made"
-        host.write_services(self._map("services"), self._map("service_ports"), self._config.guard.allow)
+        host.write_services(self._map("services"), self._map("local_ports"), self._config.guard.allow)
         with Links() as links:
             self.set_own_addresses(links.addresses(interface_index(self._config.uplink.interface)))
 

@@ -46,6 +46,8 @@ EVERYWHERE = {4: 2204, 6: 2206}
 CONNECTED, OPENING, CLOSED, LISTENING = 40443, 40081, 40444, 8080
 QUERYING, RECEIVING = 40053, 5353
 """Ports of the node's own sockets, TCP and UDP; none of them is open to anybody."""
+CLOSED_PORT = 4242
+"""Where nothing listens."""
 
 
 def prepare(node: Node) -> None:
@@ -58,7 +60,7 @@ def prepare(node: Node) -> None:
         Service(protocol="tcp", port=EVERYWHERE[4], sources=("0.0.0.0/0",)),
         Service(protocol="tcp", port=EVERYWHERE[6], sources=("::/0",)),
     )
-    write_services(node.maps["services"], node.maps["service_ports"], services)
+    write_services(node.maps["services"], node.maps["local_ports"], services)
     for exit_index in range(4):
         for protocol in range(3):
             bind(node, exit_index, protocol, BOUND)
@@ -91,6 +93,32 @@ def refill_echo(node: Node) -> None:
 def spend_echo(node: Node) -> None:
     """Leave no CPU a token for ICMP echo."""
     node.fill("echo_bucket", 0, (1 << 63).to_bytes(8, "little"))
+
+
+def refill_looks(node: Node) -> None:
+    """Let sockets be looked for at CLOSED_PORT and the ports of `sockets`, whether they are known to be used or not."""
+    _set_looks(node, 0)
+
+
+def spend_looks(node: Node) -> None:
+    """Leave them no such look, as a flood does that never ends."""
+    _set_looks(node, 1 << 63)
+
+
+def _set_looks(node: Node, paid_until: int) -> None:
+    tcp = {port // 64 for port in (CONNECTED, OPENING, CLOSED, LISTENING, CLOSED_PORT)}
+    udp = {(1 << 16 | port) // 64 for port in (QUERYING, RECEIVING, CLOSED_PORT)}
+    for index in tcp | udp:
+        word = node.maps["local_ports"].lookup(index)
+        word.paid_until = paid_until
+        node.maps["local_ports"].update(index, word)
+
+
+def used_ports(node: Node) -> set[tuple[int, int]]:
+    """(IP protocol, port), of all that are known to be used."""
+    words = [(index, word.used[0] | word.used[1]) for index, word in node.maps["local_ports"].items()]
+    places = [index * 64 + bit for index, used in words if used for bit in range(64) if used >> bit & 1]
+    return {(socket.IPPROTO_UDP if place >> 16 else socket.IPPROTO_TCP, place & 0xFFFF) for place in places}
 
 
 @contextmanager

@@ -175,7 +175,7 @@ class Replay:
         compare(packet, expected, result)
         if isinstance(expected, Forward):
             assert target_of(result) == UPLINK
-            seen = self.node.run("leak_guard", result.output)
+            seen = self.node.run("leak_guard", result.output, ingress_ifindex=tunnel)
             assert (Tc(seen.verdict), seen.output, dict(seen.counted)) == (Tc.OK, result.output, {})
         elif isinstance(expected, Turn):
             assert target_of(result) == UPLINK | AGAIN

@@ -27,6 +27,7 @@ from tests.bpf.guard_world import (
     own,
     prepare,
     refill_echo,
+    refill_looks,
     sockets,
 )
 from tests.bpf.harness import Case, Node, Result, Xdp, each
@@ -73,6 +74,7 @@ def test_a_packet_gets_its_verdict(guarded: Node, rows: tuple[Case, ...]) -> Non
 @pytest.mark.parametrize("rows", each(CONVERSATIONS))
 def test_the_nodes_own_sockets_open_the_way_for_their_answers_only(conversing: Node, rows: tuple[Case, ...]) -> None:
     for row in rows:
+        refill_looks(conversing)
         conversing.check("guard", row)
 
 

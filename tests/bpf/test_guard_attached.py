@@ -68,7 +68,7 @@ def attached(root: None, make_node: NodeFactory, site: int) -> Node:
 def _admit(node: Node, *more: Service) -> None:
     """Have these services open, and one more to SITE."""
     services = (*(_open(version, socket.IPPROTO_TCP, OPEN) for version in FAMILIES), *more)
-    write_services(node.maps["services"], node.maps["service_ports"], services)
+    write_services(node.maps["services"], node.maps["local_ports"], services)
 
 
 def _open(version: int, protocol: int, port: int) -> Service:

@@ -26,6 +26,7 @@ from tests.bpf.nat_world import (
     SITE,
     STRANGER,
     TUNNEL,
+    TUNNEL_IFINDEX,
     answer,
     change_peer,
     out_packet,
@@ -413,6 +414,8 @@ ROWS = [
 @pytest.mark.parametrize(("program", "case"), ROWS)
 def test_a_packet_meets_its_verdict(node: Node, program: str, case: Case) -> None:
     prepare(node).check(program, case)
+    if program == "leak_guard":
+        node.check(program, case, ingress_ifindex=TUNNEL_IFINDEX)
 
 
 def test_what_is_refused_leaves_no_binding_behind(node: Node) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import pyroute2
 import pytest
 
+from jetplane import config
+from jetplane.dataplane.node import DataPlane
 from jetplane.lab import capture, namespaces, servers, snapshot, traffic
 from jetplane.lab.addresses import (
     NODE_IPV4,
@@ -354,6 +356,64 @@ def test_a_peer_keeps_one_exit_address_for_all_it_does(lab: Lab) -> None:
         assert told <= {address.encode() for address in lab.plan.exit_ipv4 + lab.plan.exit_ipv6}
 
 
+@contextmanager
+def without_looks(lab: Lab) -> Iterator[DataPlane]:
+    """As if a flood at all closed ports took every look for a socket that the guard allows itself, and never ended."""
+    plane = DataPlane(config.load(lab.node.config))
+
+    def pay(until: int) -> None:
+        for index, word in list(plane._map("local_ports").items()):
+            word.paid_until = until
+            plane._map("local_ports").update(index, word)
+
+    namespaces.inside(lab.plan.node, lambda: pay(1 << 63))
+    try:
+        yield plane
+    finally:
+        pay(0)
+        plane.close()
+
+
+def used_ports(plane: DataPlane) -> set[tuple[int, int]]:
+    """(0 for TCP, 1 for UDP; port) of all that are known to be used."""
+    words = [(index, word.used[0] | word.used[1]) for index, word in plane._map("local_ports").items()]
+    places = {index * 64 + bit for index, used in words if used for bit in range(64) if used >> bit & 1}
+    return {divmod(place, 1 << 16) for place in places}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab: Lab, family: int) -> None:
+    """Its ports are known by what it sends, and nobody else's are: a subscriber's packets pass the same way."""
+    site = SITES_IPV4[0] if family == 4 else SITES_IPV6[0]
+    node = str(NODE_IPV4.ip if family == 4 else NODE_IPV6.ip)
+    with (
+        without_looks(lab) as plane,
+        namespaces.inside(lab.plan.internet, lambda: _listening(site)) as there,
+        namespaces.inside(lab.plan.node, lambda: _listening(node)) as query,
+        namespaces.inside(lab.plan.node, lambda: socket.socket(query.family, socket.SOCK_STREAM)) as connection,
+    ):
+        query.connect(there.getsockname())
+        refused = lab.node.status()["counters"]["NOT_ALLOWED"]
+        there.sendto(b"too early", query.getsockname())
+        wait_until("its refusal", lambda: lab.node.status()["counters"]["NOT_ALLOWED"] > refused)
+        before = used_ports(plane)
+        query.send(b"question")
+        assert there.recv(100) == b"question"
+        there.sendto(b"answer", query.getsockname())
+        assert query.recv(100) == b"answer", "what came before the question was let in"
+        connection.settimeout(patience(10))
+        connection.connect((site, servers.ECHO_PORT))
+        connection.sendall(b"x" * 100_000)
+        connection.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: connection.recv(65536), b"")) == b"x" * 100_000
+        assert traffic.udp_echo(visit(lab, 0, family), BURST) == BURST
+        own = {(0, connection.getsockname()[1]), (1, query.getsockname()[1])}
+        assert own <= used_ports(plane) <= before | own
+        for _ in range(2):
+            namespaces.inside(lab.plan.node, plane.forget_own_ports)
+        assert (1, query.getsockname()[1]) not in used_ports(plane)
+
+
 @pytest.mark.native
 def test_a_reload_changes_what_it_must_and_keeps_every_flow(lab: Lab) -> None:
     """The last of this file: it leaves another filtering behind. The programs are compiled anew, the bindings stay."""
@@ -392,7 +452,7 @@ def test_a_reload_changes_what_it_must_and_keeps_every_flow(lab: Lab) -> None:
 
 
 def _listening(address: str) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     made.bind((address, 0))
     made.settimeout(patience(5))
     return made

@@ -172,7 +172,7 @@ def admitted(dataplane: DataPlane, protocol: int, port: int, source: str) -> boo
     key.source = type(key.source).from_buffer_copy(InnerAddress.parse(source))
     found = services.lookup(key)
     place = (protocol == 17) << 16 | port
-    asked = dataplane._map("service_ports").lookup(place // 64).value >> place % 64 & 1
+    asked = dataplane._map("local_ports").lookup(place // 64).served >> place % 64 & 1
     return bool(asked) and found is not None and found.value != 0
 
 
@@ -189,14 +189,14 @@ ADMITTED = (
 
 @pytest.mark.parametrize(("protocol", "port", "source", "so"), [r[1:] for r in ADMITTED], ids=[r[0] for r in ADMITTED])
 def test_a_service_is_reached(dataplane: DataPlane, protocol: int, port: int, source: str, so: bool) -> None:
-    host.write_services(dataplane._map("services"), dataplane._map("service_ports"), SERVICES)
+    host.write_services(dataplane._map("services"), dataplane._map("local_ports"), SERVICES)
     assert admitted(dataplane, protocol, port, source) is so
 
 
 def test_all_of_ipv6_is_not_all_of_ipv4(dataplane: DataPlane) -> None:
     host.write_services(
         dataplane._map("services"),
-        dataplane._map("service_ports"),
+        dataplane._map("local_ports"),
         [Service(protocol="tcp", port=22, sources=("::/0",))],
     )
     assert admitted(dataplane, 6, 22, "2001:db8::1")
@@ -204,8 +204,8 @@ def test_all_of_ipv6_is_not_all_of_ipv4(dataplane: DataPlane) -> None:
 
 
 def test_a_reload_changes_the_services(dataplane: DataPlane, configure: ConfigFactory) -> None:
-    host.write_services(dataplane._map("services"), dataplane._map("service_ports"), SERVICES)
-    host.write_services(dataplane._map("services"), dataplane._map("service_ports"), SERVICES[1:])
+    host.write_services(dataplane._map("services"), dataplane._map("local_ports"), SERVICES)
+    host.write_services(dataplane._map("services"), dataplane._map("local_ports"), SERVICES[1:])
     assert not admitted(dataplane, 6, 22, "192.0.2.77")
     assert admitted(dataplane, 17, 161, "192.0.2.77")
 

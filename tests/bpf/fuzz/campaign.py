@@ -21,6 +21,7 @@ from tests.bpf.nat_world import (
     INNER_2,
     PROHIBIT_MARK,
     PROTOCOLS,
+    TUNNEL_IFINDEX,
     out_packet,
     prepare,
     send_out,
@@ -57,7 +58,7 @@ class Campaign:
     def __init__(self, node: Node, seeds: Corpus, *, seed: int, careful: bool = False) -> None:
         self._node, self._seeds, self._seed, self._careful = node, seeds, seed, careful
         self._fd = {name: node.descriptor(name) for name in ("nat_out", "nat_in", "leak_guard", "guard")}
-        self._plain = SkbContext()
+        self._plain, self._forwarded = SkbContext(), SkbContext(ingress_ifindex=TUNNEL_IFINDEX)
         self._tally = Tally()
         self._cpu = min(os.sched_getaffinity(0))
 
@@ -89,7 +90,7 @@ class Campaign:
             return f"{complaint}\nafter: {ran[1].hex()}"
         if ran[0] != Tc.REDIRECT:
             return ""
-        again = self._skb("leak_guard", ran[1])
+        again = self._skb("leak_guard", ran[1], self._forwarded)
         if again[0] != Tc.OK or again[1] != ran[1]:
             return f"leak_guard stops or changes what nat_out sends\nafter: {ran[1].hex()}"
         return self._sample(packet, ran[1])
@@ -109,11 +110,11 @@ class Campaign:
         complaint = laws.leak(packet, ran[0], ran[1])
         return f"{complaint}\nafter: {ran[1].hex()}" if complaint else ""
 
-    def _skb(self, program: str, packet: bytes) -> tuple[int, bytes, int]:
+    def _skb(self, program: str, packet: bytes, context: SkbContext | None = None) -> tuple[int, bytes, int]:
         """Run a classifier: verdict, packet, mark. The kernel makes no skb of less than the IP header: none comes."""
         if len(packet) < SHORTEST.get(packet[12:14], 0):
             return Tc.SHOT, packet, 0
-        ran = prog_test_run(self._fd[program], packet, self._plain)
+        ran = prog_test_run(self._fd[program], packet, context or self._plain)
         mark = int.from_bytes(ran.context[8:12], "little")
         self._tally.dropped += ran.verdict == Tc.SHOT or mark == PROHIBIT_MARK
         return ran.verdict, ran.packet, mark
