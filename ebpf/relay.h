@@ -43,12 +43,12 @@ struct relay_path {
  * A relay is known by the port where this node listens for it: that stays the same in sessions and indices while
  * others come and go by a reload.
  */
-static __always_inline __u32 relay_at(__be16 port)
+static __always_inline __u32 relay_at(__be16 port, __u64 unknown)
 {
 	switch (port) {
 #define X(listen, a, b, c, d, exit_port) \
 	case BE16(listen):               \
-		return forgotten(listen, bpf_ktime_get_coarse_ns());
+		return forgotten(listen, unknown);
 		RELAYS(X)
 #undef X
 	}
@@ -56,10 +56,9 @@ static __always_inline __u32 relay_at(__be16 port)
 }
 
 /* The other end of a relay: where its exit node listens. False when a reload has taken the relay away. */
-static __always_inline bool relay_exit(__u32 relay, struct address *address, __be16 *port)
+static __always_inline bool relay_exit(__u32 relay, __u32 tick, struct address *address, __be16 *port)
 {
 	__be32 *words = (__be32 *)address;
-	__u64 unknown = bpf_ktime_get_coarse_ns();
 
 	words[0] = words[1] = words[2] = words[3] = 0;
 	*port = 0;
@@ -75,12 +74,12 @@ static __always_inline bool relay_exit(__u32 relay, struct address *address, __b
 		RELAYS(X)
 #undef X
 	}
-	/* However many relays there are, the verifier sees one. */
-	words[0] = (__be32)forgotten((__u32)words[0], unknown);
-	words[1] = (__be32)forgotten((__u32)words[1], unknown);
-	words[2] = (__be32)forgotten((__u32)words[2], unknown);
-	words[3] = (__be32)forgotten((__u32)words[3], unknown);
-	*port = (__be16)forgotten((__u16)*port, unknown);
+	/* However many relays there are, the verifier sees one: a time is a number that comes from outside. */
+	words[0] = (__be32)forgotten((__u32)words[0], tick);
+	words[1] = (__be32)forgotten((__u32)words[1], tick);
+	words[2] = (__be32)forgotten((__u32)words[2], tick);
+	words[3] = (__be32)forgotten((__u32)words[3], tick);
+	*port = (__be16)forgotten((__u16)*port, tick);
 	return *port != 0;
 }
 
@@ -119,10 +118,13 @@ static __always_inline void relay_note_index(const struct packet *packet, const 
 					     __u32 tick)
 {
 	__u32 type = wireguard_type(packet, udp);
-	struct secret *secret = secret_get();
+	struct secret *secret;
 	__u64 hash, *noted;
 
-	if (!secret || (type != WIREGUARD_INITIATION && type != WIREGUARD_RESPONSE))
+	if (type != WIREGUARD_INITIATION && type != WIREGUARD_RESPONSE)
+		return;
+	secret = secret_get();
+	if (!secret)
 		return;
 	hash = relay_index_hash(secret, relay, relay_message_index(packet, udp));
 	noted = relay_index_at(hash % RELAY_INDICES);
@@ -204,19 +206,24 @@ static __always_inline bool relay_is_of(const struct relay_session *session, con
 	       session->relay == client->relay;
 }
 
-/* The way of a session's packets to its exit node. */
-static __always_inline enum counter relay_towards_exit(__u32 relay, __u32 slot, struct relay_path *path)
+/* Whose a session's packets are on their way to its exit node, which stands in @path. */
+static __always_inline enum counter relay_source(__u32 slot, struct relay_path *path)
 {
-	struct address *source;
+	struct address *source = relay_address_of(address_is_v4(&path->destination) ? FAMILY_V4 : FAMILY_V6);
 
-	if (!relay_exit(relay, &path->destination, &path->destination_port))
-		return DROP_RELAY_SESSION;
-	source = relay_address_of(address_is_v4(&path->destination) ? FAMILY_V4 : FAMILY_V6);
 	if (!source)
 		return DROP_UNROUTABLE;
 	path->source = *source;
 	path->source_port = to_be16(RELAY_FIRST_PORT + slot);
 	return COUNT_GUARD_PASSED;
+}
+
+/* The way of a session's packets to its exit node. */
+static __always_inline enum counter relay_towards_exit(__u32 relay, __u32 slot, __u32 tick, struct relay_path *path)
+{
+	if (!relay_exit(relay, tick, &path->destination, &path->destination_port))
+		return DROP_RELAY_SESSION;
+	return relay_source(slot, path);
 }
 
 /* From a subscriber: find or begin its session, whose place goes to @slot, and say where the packet goes. */
@@ -227,13 +234,14 @@ static __always_inline enum counter relay_out(const struct packet *packet, const
 	struct relay_session *session = NULL;
 	enum counter judgement;
 	struct address own;
-	__be16 exit_port;
 	__u32 *found;
 	__u64 life;
 
 	packet_source(packet, &client.address);
 	packet_destination(packet, &own);
-	if (relay_exit(relay, &path->destination, &exit_port) && addresses_equal(&client.address, &path->destination))
+	if (!relay_exit(relay, tick, &path->destination, &path->destination_port))
+		return DROP_RELAY_SESSION;
+	if (addresses_equal(&client.address, &path->destination))
 		return DROP_RELAY_LOOP;
 	found = relay_client_find(&client);
 	if (found) {
@@ -256,7 +264,7 @@ static __always_inline enum counter relay_out(const struct packet *packet, const
 		if (judgement != COUNT_GUARD_PASSED)
 			return judgement;
 	}
-	return relay_towards_exit(relay, *slot, path);
+	return relay_source(*slot, path);
 }
 
 /* From an exit node, to the port that stands for a session. */
@@ -273,7 +281,7 @@ static __always_inline enum counter relay_back(const struct packet *packet, cons
 	life = *(volatile __u64 *)&session->life;
 	path->source_port = to_be16(session->relay);
 	packet_source(packet, &source);
-	if (!relay_exit(session->relay, &exit, &exit_port) || !relay_is_live(life, tick) ||
+	if (!relay_exit(session->relay, tick, &exit, &exit_port) || !relay_is_live(life, tick) ||
 	    !addresses_equal(&source, &exit) || udp->source != exit_port)
 		return DROP_RELAY_SESSION;
 	path->source = session->own;

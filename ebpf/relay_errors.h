@@ -58,8 +58,7 @@ static __always_inline void relay_error_write_v4(struct iphdr *ip, const struct 
 	relay_write_v4(ip, error, relay_error_length(true), 0, RELAY_ERROR_HOPS);
 	ip->protocol = IPPROTO_ICMP;
 	ip->check = 0;
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0);
-	ip->check = (__sum16)~sum_fold16(sum);
+	ip->check = relay_header_checksum(ip);
 	icmp->type = ICMPV4_UNREACHABLE;
 	icmp->code = ICMPV4_FRAGMENTATION_NEEDED;
 	icmp->checksum = 0;
@@ -187,7 +186,7 @@ static __always_inline __u32 relay_too_big(const struct packet *packet)
 static __always_inline bool relay_error_concerns(const struct packet *embedded, const struct udphdr *udp, __u32 tick,
 						 struct relay_path *told, struct relay_quoted *quoted)
 {
-	__u32 relay = relay_at(udp->source), slot = from_be16(udp->source) - RELAY_FIRST_PORT, *found;
+	__u32 relay = relay_at(udp->source, tick), slot = from_be16(udp->source) - RELAY_FIRST_PORT, *found;
 	struct relay_client client = { .port = udp->dest, .relay = relay };
 	struct relay_session *session;
 	struct address source, exit;
@@ -205,7 +204,7 @@ static __always_inline bool relay_error_concerns(const struct packet *embedded, 
 	session = slot < RELAY_SESSIONS ? relay_session_at(slot) : NULL;
 	if (!session || !relay_is_live(*(volatile __u64 *)&session->life, tick))
 		return false;
-	if (relay_towards_exit(session->relay, slot, told) != COUNT_GUARD_PASSED)
+	if (relay_towards_exit(session->relay, slot, tick, told) != COUNT_GUARD_PASSED)
 		return false;
 	exit = told->destination;
 	exit_port = told->destination_port;

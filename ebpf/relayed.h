@@ -75,9 +75,10 @@ static __always_inline enum counter relay_begin_pieces(const struct packet *pack
 static __always_inline bool judge_relayed(struct xdp_md *ctx, const struct packet *packet, const struct udphdr *udp,
 					  __u32 listed, int *verdict)
 {
-	__u32 relay = relay_at(udp->dest), slot = from_be16(udp->dest) - RELAY_FIRST_PORT;
-	__u32 tick = tick_of(bpf_ktime_get_coarse_ns());
+	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u32 relay = relay_at(udp->dest, now_ns), slot = from_be16(udp->dest) - RELAY_FIRST_PORT;
 	bool back = relay == NO_RELAY;
+	__u32 tick = tick_of(now_ns);
 	struct relay_path path = { .payload = from_be16(udp->len) };
 	enum counter judgement;
 
@@ -138,7 +139,7 @@ static __always_inline bool judge_relayed_piece(struct xdp_md *ctx, const struct
 		path.destination = session->client;
 		judgement = COUNT_GUARD_PASSED;
 	} else {
-		judgement = relay_towards_exit(session->relay, said & RELAY_PIECE_SLOT, &path);
+		judgement = relay_towards_exit(session->relay, said & RELAY_PIECE_SLOT, tick, &path);
 	}
 	if (judgement == COUNT_GUARD_PASSED)
 		judgement = relay_send(ctx, packet, NULL, &path, verdict);
