@@ -78,6 +78,12 @@ STORIES: dict[str, list[Step]] = {
     "from nowhere": [udp(0), Out(6, "udp", 0, 0, 0, 0, Look(), "tunnel"), In(0, 0, 0, Look())],
     "by the other tunnel": [Out(4, "udp", 2, 0, 0, 0, Look()), In(0, 0, 0, Look())],
     "the last hop to the node's own address": [OutElsewhere(4, "udp", 0, 0, 0, Look(ttl=1))],
+    "whose time is over, to the node's own address": [
+        Out(4, "udp", 0, 1, 0, 0, Look()),
+        Wait(300),
+        OutElsewhere(4, "udp", 0, 1, 0, Look()),
+        Sweep(),
+    ],
     "one of two connections ends": [
         tcp(0, "S"),
         In(0, 0, 0, Look(flags="SA")),

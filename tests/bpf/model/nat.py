@@ -112,6 +112,9 @@ class Nat:
         if target in self.settings.tunnel and is_echo_request(packet):
             return Stack(packet, is_local=True)
         if refusal := self._refuse_destination(target):
+            # Addresses of the node other than its tunnels' are known by their look-up only, once the binding was met.
+            if target in self.settings.node and isinstance(packet, Segment) and packet.ttl > 1:
+                self._standing((packet.protocol, packet.source), tunnel)
             return refusal
         if packet.ttl <= 1:
             return Stack(packet)
