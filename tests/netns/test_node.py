@@ -362,9 +362,10 @@ def without_looks(lab: Lab) -> Iterator[DataPlane]:
     plane = DataPlane(config.load(lab.node.config))
 
     def pay(until: int) -> None:
-        for index, word in list(plane._map("local_ports").items()):
+        words = dict(plane._map("local_ports").items())
+        for word in words.values():
             word.paid_until = until
-            plane._map("local_ports").update(index, word)
+        plane._map("local_ports").update_many(words.items())
 
     namespaces.inside(lab.plan.node, lambda: pay(1 << 63))
     try:
