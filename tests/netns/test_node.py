@@ -394,9 +394,9 @@ def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab
         namespaces.inside(lab.plan.node, lambda: socket.socket(query.family, socket.SOCK_STREAM)) as connection,
     ):
         query.connect(there.getsockname())
-        refused = lab.node.status()["counters"]["NOT_ALLOWED"]
+        refused = plane.counters()["NOT_ALLOWED"]
         there.sendto(b"too early", query.getsockname())
-        wait_until("its refusal", lambda: lab.node.status()["counters"]["NOT_ALLOWED"] > refused)
+        wait_until("its refusal", lambda: plane.counters()["NOT_ALLOWED"] > refused)
         before = used_ports(plane)
         query.send(b"question")
         assert there.recv(100) == b"question"
