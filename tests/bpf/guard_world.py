@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from jetplane.config import Service
 from jetplane.dataplane.host import write_own_addresses, write_services
 from jetplane.dataplane.links import packed
+from jetplane.dataplane.maps import Map
 from tests.bpf.harness import Node, inside
 
 EXIT = {4: "203.0.113.10", 6: "2001:db8::a"}
@@ -114,9 +115,9 @@ def _set_looks(node: Node, paid_until: int) -> None:
         node.maps["local_ports"].update(index, word)
 
 
-def used_ports(node: Node) -> set[tuple[int, int]]:
-    """(IP protocol, port), of all that are known to be used."""
-    words = [(index, word.used[0] | word.used[1]) for index, word in node.maps["local_ports"].items()]
+def used_ports(ports: Map) -> set[tuple[int, int]]:
+    """(IP protocol, port), of all that this map of local ports knows to be used."""
+    words = [(index, word.used[0] | word.used[1]) for index, word in ports.items()]
     places = [index * 64 + bit for index, used in words if used for bit in range(64) if used >> bit & 1]
     return {(socket.IPPROTO_UDP if place >> 16 else socket.IPPROTO_TCP, place & 0xFFFF) for place in places}
 

@@ -85,7 +85,7 @@ def test_an_answer_passes_while_there_are_looks_and_marks_its_port(conversing: N
         conversing.check("guard", row)
         spend_looks(conversing)
         conversing.check("guard", row)
-        assert len(used_ports(conversing)) == 1
+        assert len(used_ports(conversing.maps["local_ports"])) == 1
         turn(conversing)
         turn(conversing)
 
@@ -95,7 +95,7 @@ def test_without_a_mark_and_without_looks_no_answer_is_expected(conversing: Node
     spend_looks(conversing)
     for row in rows:
         conversing.check("guard", dropped(row.name, "NOT_ALLOWED", row.packet))
-    assert used_ports(conversing) == set()
+    assert used_ports(conversing.maps["local_ports"]) == set()
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -115,7 +115,7 @@ def test_what_is_not_expected_marks_no_port(conversing: Node, rows: tuple[Case, 
     for row in rows:
         refill_looks(conversing)
         conversing.check("guard", row)
-        assert used_ports(conversing) == set()
+        assert used_ports(conversing.maps["local_ports"]) == set()
 
 
 @pytest.mark.parametrize("turns", [1, 2])
@@ -127,12 +127,12 @@ def test_a_mark_lives_for_one_turn_and_not_for_two(conversing: Node, turns: int)
         turn(conversing)
     spend_looks(conversing)
     if turns == 1:
-        assert used_ports(conversing) == {(TCP_, CONNECTED)}
+        assert used_ports(conversing.maps["local_ports"]) == {(TCP_, CONNECTED)}
         conversing.check("guard", first)
         turn(conversing)
         conversing.check("guard", first)
     else:
-        assert used_ports(conversing) == set()
+        assert used_ports(conversing.maps["local_ports"]) == set()
         conversing.check("guard", dropped("late", "NOT_ALLOWED", first.packet))
     conversing.check("guard", dropped("never marked", "NOT_ALLOWED", second.packet))
     conversing.check("guard", passed("a service stays", ip(SITE[4], NODE[4]) / TCP(dport=SSH, flags="S")))
@@ -141,7 +141,7 @@ def test_a_mark_lives_for_one_turn_and_not_for_two(conversing: Node, turns: int)
 def test_services_and_marks_change_independently(conversing: Node) -> None:
     mark(conversing, TCP_, SSH + 1, 1)
     host.write_services(conversing.maps["services"], conversing.maps["local_ports"], [])
-    assert used_ports(conversing) == {(TCP_, SSH + 1)}
+    assert used_ports(conversing.maps["local_ports"]) == {(TCP_, SSH + 1)}
     conversing.check("guard", dropped("closed", "NOT_ALLOWED", ip(SITE[4], NODE[4]) / TCP(dport=SSH, flags="S")))
 
 
@@ -181,7 +181,7 @@ OWN = [(source, version) for source in (NODE, EXIT_OWN) for version in FAMILIES]
 def sent(node: Node, packet: Packet, **context: int) -> set[tuple[int, int]]:
     """What is known to be used after leak_guard has let this pass."""
     assert node.run("leak_guard", wire(packet), **context).verdict == Tc.OK
-    return used_ports(node)
+    return used_ports(node.maps["local_ports"])
 
 
 @pytest.mark.parametrize(("source", "version"), OWN)
@@ -210,4 +210,4 @@ def test_nothing_else_marks_a_port(conversing: Node, source: dict[int, str], ver
         assert sent(conversing, packet, ingress_ifindex=1) == set()
     leak = wire(ip(INNER[version], SITE[version]) / UDP(sport=QUERYING))
     assert conversing.run("leak_guard", leak).dropped == "LEAK"
-    assert used_ports(conversing) == set()
+    assert used_ports(conversing.maps["local_ports"]) == set()

@@ -27,6 +27,7 @@ from jetplane.lab.addresses import (
 )
 from jetplane.lab.topology import Lab
 from jetplane.lab.waiting import patience, slowness, wait_until
+from tests.bpf.guard_world import used_ports
 from tests.netns import nat_place
 
 pytestmark = pytest.mark.timeout(600)
@@ -375,13 +376,6 @@ def without_looks(lab: Lab) -> Iterator[DataPlane]:
         plane.close()
 
 
-def used_ports(plane: DataPlane) -> set[tuple[int, int]]:
-    """(0 for TCP, 1 for UDP; port) of all that are known to be used."""
-    words = [(index, word.used[0] | word.used[1]) for index, word in plane._map("local_ports").items()]
-    places = {index * 64 + bit for index, used in words if used for bit in range(64) if used >> bit & 1}
-    return {divmod(place, 1 << 16) for place in places}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab: Lab, family: int) -> None:
     """Its ports are known by what it sends, and nobody else's are: a subscriber's packets pass the same way."""
@@ -397,7 +391,8 @@ def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab
         refused = plane.counters()["NOT_ALLOWED"]
         there.sendto(b"too early", query.getsockname())
         wait_until("its refusal", lambda: plane.counters()["NOT_ALLOWED"] > refused)
-        before = used_ports(plane)
+        ports = plane._map("local_ports")
+        before = used_ports(ports)
         query.send(b"question")
         assert there.recv(100) == b"question"
         there.sendto(b"answer", query.getsockname())
@@ -408,11 +403,11 @@ def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab
         connection.shutdown(socket.SHUT_WR)
         assert b"".join(iter(lambda: connection.recv(65536), b"")) == b"x" * 100_000
         assert traffic.udp_echo(visit(lab, 0, family), BURST) == BURST
-        own = {(0, connection.getsockname()[1]), (1, query.getsockname()[1])}
-        assert own <= used_ports(plane) <= before | own
+        own = {(socket.IPPROTO_TCP, connection.getsockname()[1]), (socket.IPPROTO_UDP, query.getsockname()[1])}
+        assert own <= used_ports(ports) <= before | own
         for _ in range(2):
             namespaces.inside(lab.plan.node, plane.forget_own_ports)
-        assert (1, query.getsockname()[1]) not in used_ports(plane)
+        assert (socket.IPPROTO_UDP, query.getsockname()[1]) not in used_ports(ports)
 
 
 @pytest.mark.native
