@@ -75,6 +75,7 @@ static __always_inline enum counter relay_begin_pieces(const struct packet *pack
 static __always_inline bool judge_relayed(struct xdp_md *ctx, const struct packet *packet, const struct udphdr *udp,
 					  __u32 listed, int *verdict)
 {
+	/* Not the tick for a number that is unknown: with it the verifier follows more ways than it may. */
 	__u64 now_ns = bpf_ktime_get_coarse_ns();
 	__u32 relay = relay_at(udp->dest, now_ns), slot = from_be16(udp->dest) - RELAY_FIRST_PORT;
 	bool back = relay == NO_RELAY;
