@@ -330,9 +330,9 @@ _Static_assert(sizeof(struct local_ports) == 32, "a shift finds it");
  */
 #define SOURCE_WORDS        524288
 #define SOURCE_FILTER_BITS  20
-#define SOURCE_FILTER_WORDS 16384
+#define SOURCE_FILTER_WORDS 32768
 
-_Static_assert(SOURCE_FILTER_WORDS * 64 == 1 << SOURCE_FILTER_BITS, "every bit has its word");
+_Static_assert(SOURCE_FILTER_WORDS * 32 == 1 << SOURCE_FILTER_BITS, "every field has its word");
 
 /* What a field of two bits says. */
 #define SOURCE_UNLISTED 0
@@ -344,6 +344,24 @@ _Static_assert(SOURCE_FILTER_WORDS * 64 == 1 << SOURCE_FILTER_BITS, "every bit h
 struct source_leaf {
 	__u64 listed[4];
 };
+
+/* What a field of two bits says of the IPv6 /32s that share it: where something of them may be listed. */
+#define SOURCE_IN_LINES 1 /* prefixes of 44 bits and more: their /48s have entries */
+#define SOURCE_IN_TRIE  2 /* shorter ones */
+
+/*
+ * Entries of listed IPv6 /48s, those with one hash: the first 48 bits of the address above 16 bits that say
+ * SOURCE_BLOCKED, SOURCE_BOGON or SOURCE_IN_PART. Filled from the front, 0 is free; what a full line has no room for is
+ * in the trie.
+ */
+#define SOURCE_LINE_ENTRIES  8
+#define SOURCE_LINE_SHORTEST 44 /* a shorter prefix would fill too many */
+
+struct source_line {
+	__u64 entry[SOURCE_LINE_ENTRIES];
+};
+
+_Static_assert(sizeof(struct source_line) == 64, "one cache line");
 
 /* An IPv6 prefix of a list; which half is always part of the match. The value is SOURCE_BLOCKED or SOURCE_BOGON. */
 struct source_prefix {

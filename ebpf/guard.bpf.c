@@ -78,6 +78,11 @@ static __always_inline __u64 *source_filter_at(__u32 index)
 	return source_filter.lookup(&index);
 }
 
+static __always_inline struct source_line *source_line_at(__u32 index)
+{
+	return source_lines.lookup(&index);
+}
+
 static __always_inline __u32 *source_prefix_find(struct source_prefix *prefix)
 {
 	return source_prefixes.lookup(prefix);
@@ -135,6 +140,11 @@ static __always_inline struct address *relay_address_of(__u32 family)
 	return relay_addresses.lookup(&family);
 }
 
+static __always_inline struct local_ports *local_ports_at(__u32 index)
+{
+	return local_ports.lookup(&index);
+}
+
 #include "answers.h"
 #include "handshakes.h"
 #include "listed.h"
@@ -177,13 +187,6 @@ static __always_inline bool is_own(const struct packet *packet)
 	if (slot && slot->state == OWN_NONE)
 		return false;
 	return own_addresses.lookup(&destination);
-}
-
-static __always_inline struct local_ports *local_ports_of(__u8 protocol, __be16 port)
-{
-	__u32 word = port_place(protocol, port) / PORTS_PER_WORD;
-
-	return local_ports.lookup(&word);
 }
 
 /* Is a service of the node's at this port open to this source? */
@@ -285,7 +288,7 @@ static __always_inline int judge_own_tcp(struct xdp_md *ctx, const struct packet
 	tcp = packet_tcp(packet);
 	if (!tcp)
 		return drop(DROP_MALFORMED);
-	ports = local_ports_of(IPPROTO_TCP, tcp->dest);
+	ports = local_ports_at(port_place(IPPROTO_TCP, tcp->dest) / PORTS_PER_WORD);
 	if (ports && (is_admitted(packet, tcp->dest, ports) || is_of_own_tcp(ctx, packet, tcp, ports)))
 		return pass();
 	return drop(DROP_NOT_ALLOWED);
@@ -320,7 +323,7 @@ static __always_inline int judge_own_udp(struct xdp_md *ctx, const struct packet
 #endif
 	if (is_wireguard_port(udp->dest))
 		return judge_wireguard(packet, udp, listed);
-	ports = local_ports_of(IPPROTO_UDP, udp->dest);
+	ports = local_ports_at(port_place(IPPROTO_UDP, udp->dest) / PORTS_PER_WORD);
 	if (ports && (is_admitted(packet, udp->dest, ports) || is_dhcp_answer(packet, udp) ||
 		      is_of_own_udp(ctx, packet, udp, ports)))
 		return pass();

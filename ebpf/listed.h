@@ -25,21 +25,40 @@ static __always_inline __u32 list_v4(__u32 half, __be32 source)
 	return leaf && source_leaf_has(leaf, source) ? SOURCE_BLOCKED : SOURCE_UNLISTED;
 }
 
+/* What lines and filter say of a source that is global unicast: SOURCE_IN_PART when the trie must be asked. */
+static __always_inline __u32 list_unicast_v6(__u32 half, const struct address *source)
+{
+	__u32 place = source_filter_place(*(const __be32 *)source), where, field;
+	__u64 *word = source_filter_at((half & 1) * SOURCE_FILTER_WORDS + place / 32), key;
+	struct source_line *line;
+
+	if (!word)
+		return SOURCE_IN_PART;
+	where = source_filter_field(*word, place);
+	if (where & SOURCE_IN_LINES) {
+		key = source_line_key(source);
+		line = source_line_at(source_line_index(half, key));
+		field = line ? source_line_field(line, key) : SOURCE_IN_PART;
+		if (field != SOURCE_UNLISTED)
+			return field;
+	}
+	return where & SOURCE_IN_TRIE ? SOURCE_IN_PART : SOURCE_UNLISTED;
+}
+
 static __always_inline __u32 list_v6(__u32 half, const struct packet *packet)
 {
 	struct source_prefix key = {
 		.prefix_bits = 8 * (sizeof(key) - sizeof(key.prefix_bits)),
 		.half = half,
 	};
-	__u32 bit, index, *listed;
-	__u64 *word;
+	__u32 field, *listed;
 
 	packet_source(packet, &key.source);
-	bit = source_filter_bit(*(__be32 *)&key.source);
-	index = (half & 1) * SOURCE_FILTER_WORDS + bit / 64;
-	word = source_filter_at(index);
-	if (word && !(*word >> bit % 64 & 1) && is_global_unicast(*(__be32 *)&key.source))
-		return SOURCE_UNLISTED;
+	if (is_global_unicast(*(__be32 *)&key.source)) {
+		field = list_unicast_v6(half, &key.source);
+		if (field != SOURCE_IN_PART)
+			return field;
+	}
 	listed = source_prefix_find(&key);
 	return listed ? *listed : SOURCE_UNLISTED;
 }

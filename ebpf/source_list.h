@@ -2,8 +2,9 @@
 /*
  * Sources that are turned away: blocklists, and addresses that nobody on the internet has. What a lookup costs must not
  * depend on how many prefixes there are, so IPv4 is a flat array with two bits for each /24, one load for almost
- * everybody; only a /24 that is listed in part has a leaf with a bit for each address. IPv6 asks a filter with one bit
- * for the hash of the first 32 bits, and the tries only when that bit is set.
+ * everybody; only a /24 that is listed in part has a leaf with a bit for each address. IPv6 asks a filter with two bits
+ * for the hash of the first 32 bits. Where these say that something of the /32 is listed, the /48 is looked for in one
+ * cache line; the trie is asked only when the /48 is listed in part, when that line is full, or for short prefixes.
  *
  * Every list is there twice. The programs read one half; the controller fills the other and then changes which is read,
  * so that a packet meets the old lists or the new ones. Pure.
@@ -39,10 +40,42 @@ static __always_inline bool source_leaf_has(const struct source_leaf *leaf, __be
 	return leaf->listed[last >> 6] >> (last & 63) & 1;
 }
 
-/* Which bit of the filter stands for the /32 of an IPv6 address (multiplicative hashing, Knuth, volume 3, 6.4). */
-static __always_inline __u32 source_filter_bit(__be32 first)
+/* Which field of the filter stands for the /32 of an IPv6 address (multiplicative hashing, Knuth, volume 3, 6.4). */
+static __always_inline __u32 source_filter_place(__be32 first)
 {
 	return from_be32(first) * 2654435769u >> (32 - SOURCE_FILTER_BITS);
+}
+
+/* SOURCE_IN_LINES, SOURCE_IN_TRIE, both or neither. */
+static __always_inline __u32 source_filter_field(__u64 word, __u32 place)
+{
+	return word >> (place & 31) * 2 & 3;
+}
+
+/* The first 48 bits of an IPv6 address, as they stand in an entry. */
+static __always_inline __u64 source_line_key(const struct address *source)
+{
+	return __builtin_bswap64(*(const __u64 *)source) & ~0xffffull;
+}
+
+/* Which line has the entry of a /48; @half is 0 or 1. */
+static __always_inline __u32 source_line_index(__u32 half, __u64 key)
+{
+	return (half & 1) * SOURCE_LINES + ((key * 0x9e3779b97f4a7c15ull >> 32) * SOURCE_LINES >> 32);
+}
+
+/* What its line says of a /48: SOURCE_IN_PART also when the line is full, for then the trie may know more. */
+static __always_inline __u32 source_line_field(const struct source_line *line, __u64 key)
+{
+	__u64 field;
+	__u32 n;
+
+	for (n = 0; n < SOURCE_LINE_ENTRIES; n++) {
+		field = line->entry[n] ^ key;
+		if (field <= SOURCE_IN_PART)
+			return field;
+	}
+	return line->entry[SOURCE_LINE_ENTRIES - 1] ? SOURCE_IN_PART : SOURCE_UNLISTED;
 }
 
 /* Global unicast (RFC 4291, section 2.5.4); everything else is for the tries to say. */

@@ -48,6 +48,7 @@ def sizes(config: Config) -> dict[str, int]:
         "EXITS": len(exits(config)),
         "SOURCE_LISTS": int(config.guard.bogons or bool(config.guard.blocklists)),
         "MAX_BLOCKED": config.guard.max_blocked,
+        "SOURCE_LINES": 1 << (config.guard.max_blocked // 4 - 1).bit_length(),  # half full when the lists are
         "STATISTICS": int(config.metrics.statistics),
         "RELAY_SESSIONS": config.relay.max_sessions,  # with and without relays: the first and the last move no state
     }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from jetplane.dataplane.lists import prefixes, tables
+from jetplane.dataplane.lists.tables import Tables
 from jetplane.dataplane.lists.write import write
 from tests.bpf.conftest import NodeFactory
 from tests.bpf.guard_packets import answer, dropped, echo_request, passed, wireguard
@@ -25,7 +26,8 @@ BOGUS = {"10.0.0.1", "192.168.255.255", "100.64.0.1", "fd00::1", "2001:db8::1", 
 def listing(make_node: NodeFactory) -> Node:
     """A node with lists, of blocked prefixes only."""
     node = make_node(
-        source="guard.bpf.c", guard={"bogons": True, "handshakes_per_second": 0, "icmp_echo_per_second": 5}
+        source="guard.bpf.c",
+        guard={"bogons": True, "max_blocked": 1024, "handshakes_per_second": 0, "icmp_echo_per_second": 5},
     )
     node.reset()
     prepare(node)
@@ -34,7 +36,12 @@ def listing(make_node: NodeFactory) -> Node:
 
 
 def block(node: Node, texts: Sequence[str], *, bogons: bool = False) -> None:
-    write(node.maps, tables.make(map(prefixes.parse, texts), prefixes.bogons() if bogons else ()))
+    write(node.maps, listed(node, texts, bogons=bogons))
+
+
+def listed(node: Node, texts: Sequence[str], *, bogons: bool = False) -> Tables:
+    lines = node.maps["source_lines"].info.max_entries // 2
+    return tables.make(map(prefixes.parse, texts), prefixes.bogons() if bogons else (), lines=lines)
 
 
 def to_exit(source: str) -> bytes:
@@ -73,6 +80,40 @@ def test_a_bogus_source_is_refused_where_the_internet_comes_in(listing: Node, so
         listing.check("guard", dropped(source, "BOGON", packet))
 
 
+def test_what_a_line_has_no_room_for_is_found(listing: Node) -> None:
+    """Twice as many /48s as the lines are made for, and the neighbours of those that did not fit."""
+    made = listed(listing, [f"2a01:4:{n:x}::/48" for n in range(0, 4096, 2)])
+    assert made.trie, "some line is full"
+    write(listing.maps, made)
+    full = {ipaddress.IPv6Address(first) for first, _ in made.trie}
+    for source in (*map(str, sorted(full)[:5]), "2a01:4:0:1::1", "2a01:4:2:ffff::1"):
+        listing.check("guard", dropped(source, "BLOCKED", to_exit(source)))
+    for source in ("2a01:4:1::1", "2a01:4:3::1", *(str(address + (1 << 80)) for address in sorted(full)[:5])):
+        listing.check("guard", passed(source, to_exit(source)))
+
+
+LENGTHS = ("2a00:1000::/20", "2a01:10::/29", "2a02:1::/32", "2a03:1:8000::/33", "2a04:1:ff0::/43", "2a05:1:ff0::/44",
+           "2a06:1:fff::/47", "2a07:1:1::/48", "2a08:1:1:8000::/49", "2a09::9/128")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LENGTHS)
+def test_a_prefix_of_any_length_ends_where_it_says(listing: Node, text: str) -> None:
+    prefix = ipaddress.ip_network(text, strict=False)
+    block(listing, (str(prefix), *("2a0a::/16", "2a0b:1:1:1::/64")))
+    for address in (prefix[0], prefix[-1]):
+        listing.check("guard", dropped(text, "BLOCKED", to_exit(str(address))))
+    for address in (prefix[0] - 1, prefix[-1] + 1):
+        listing.check("guard", passed(text, to_exit(str(address))))
+
+
+def test_what_is_blocked_within_a_bogus_prefix_is_counted_as_blocked(listing: Node) -> None:
+    """2001:2::/48 is for benchmarks (RFC 5180)."""
+    block(listing, ("2001:2:0:1::/64",), bogons=True)
+    listing.check("guard", dropped("blocked", "BLOCKED", to_exit("2001:2:0:1::1")))
+    listing.check("guard", dropped("bogus", "BOGON", to_exit("2001:2:0:2::1")))
+    listing.check("guard", passed("neither", to_exit("2001:4860::1")))
+
+
 def test_a_service_may_be_open_to_private_addresses(listing: Node) -> None:
     """SITE's prefixes, to which SSH is open, are for documentation and so bogons themselves."""
     block(listing, (), bogons=True)
@@ -102,7 +143,7 @@ def test_at_no_moment_of_a_change_is_a_source_let_in_that_both_lists_block(listi
         seen.append({source: listing.run("guard", to_exit(source)).dropped or "" for source in old})
 
     watched = {name: Watched(handle, look) for name, handle in listing.maps.items()}
-    write(watched, tables.make(map(prefixes.parse, after), ()))  # type: ignore[arg-type]
+    write(watched, listed(listing, after))  # type: ignore[arg-type]
     look()
     turn = seen.index(new)
     assert turn > 1

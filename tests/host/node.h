@@ -32,6 +32,7 @@
 #define HINTS           2 /* so that endpoints share them */
 #define REUSE_QUOTA     8
 #define MAX_PEERS       2
+#define SOURCE_LINES    4
 #define INBOUND_REFRESH 0
 #define NAT_FILTERING   FILTER_ADDRESS
 

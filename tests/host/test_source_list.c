@@ -39,17 +39,56 @@ TEST(the_halves_share_nothing)
 	CHECK_EQUAL(known_word(1, 0xffffffff), 2 * KNOWN_WORDS - 1);
 }
 
-TEST(every_bit_of_the_filters_lies_within_them)
+TEST(every_place_lies_within_its_map)
 {
 	int round;
 
 	for (round = 0; round < 100000; round++) {
 		__u32 number = chance();
 
-		CHECK(source_filter_bit((__be32)number) < 1 << SOURCE_FILTER_BITS);
+		CHECK(source_filter_place((__be32)number) < 1 << SOURCE_FILTER_BITS);
+		CHECK(source_line_index(0, (__u64)number << 32) < SOURCE_LINES);
+		CHECK(source_line_index(1, (__u64)number << 32) >= SOURCE_LINES);
+		CHECK(source_line_index(1, ~0xffffull) < 2 * SOURCE_LINES);
 		CHECK(known_word(1, number) < 2 * KNOWN_WORDS);
 		CHECK(known_bit(number) != 0);
 	}
+}
+
+TEST(a_48_has_an_entry_of_its_own)
+{
+	struct address source = { { 0x2a, 1, 0, 4, 0, 5, 9, 9, 9 } };
+	__u64 key = source_line_key(&source);
+	struct source_line line = {};
+
+	CHECK_EQUAL(key, 0x2a01000400050000ull);
+	CHECK_EQUAL(source_line_field(&line, key), SOURCE_UNLISTED);
+	line.entry[0] = 0x2a01000400060000ull | SOURCE_BLOCKED;
+	CHECK_EQUAL(source_line_field(&line, key), SOURCE_UNLISTED);
+	line.entry[1] = key | SOURCE_BOGON;
+	CHECK_EQUAL(source_line_field(&line, key), SOURCE_BOGON);
+	line.entry[1] = key | SOURCE_IN_PART;
+	CHECK_EQUAL(source_line_field(&line, key), SOURCE_IN_PART);
+}
+
+TEST(a_full_line_leaves_others_to_the_trie)
+{
+	struct source_line line;
+	__u64 n;
+
+	for (n = 0; n < SOURCE_LINE_ENTRIES; n++)
+		line.entry[n] = (n + 1) << 16 | SOURCE_BLOCKED;
+	CHECK_EQUAL(source_line_field(&line, SOURCE_LINE_ENTRIES << 16), SOURCE_BLOCKED);
+	CHECK_EQUAL(source_line_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_IN_PART);
+	line.entry[SOURCE_LINE_ENTRIES - 1] = 0;
+	CHECK_EQUAL(source_line_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_UNLISTED);
+}
+
+TEST(a_field_of_the_filter_has_two_bits)
+{
+	CHECK_EQUAL(source_filter_field(1ull << 62, 31), SOURCE_IN_LINES);
+	CHECK_EQUAL(source_filter_field(2ull << 62, 63), SOURCE_IN_TRIE);
+	CHECK_EQUAL(source_filter_field(~(3ull << 62), 31), 0);
 }
 
 TEST(global_unicast_begins_with_001)

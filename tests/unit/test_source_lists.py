@@ -16,6 +16,7 @@ from jetplane.dataplane.lists.tables import Tables
 from jetplane.errors import ConfigurationError
 
 C = abi.constants()
+LINES = 2  # so that some are full
 UNLISTED, BLOCKED, BOGON = C["SOURCE_UNLISTED"], C["SOURCE_BLOCKED"], C["SOURCE_BOGON"]
 
 
@@ -26,15 +27,38 @@ def looked_up(made: Tables, version: int, address: int) -> int:
         if field != C["SOURCE_IN_PART"]:
             return field
         return BLOCKED if made.leaves[address >> 8] >> (address & 0xFF) & 1 else UNLISTED
-    bit = tables.filter_bit(address >> 96)
-    if address >> 125 == 1 and not made.filter[bit >> 6] >> (bit & 63) & 1:
-        return UNLISTED
+    if address >> 125 == 1:
+        place = tables.filter_place(address >> 96)
+        where = made.filter[place >> 5] >> 2 * (place & 31) & 3
+        said = UNLISTED
+        if where & C["SOURCE_IN_LINES"]:
+            at = C["SOURCE_LINE_ENTRIES"] * tables.line_index(address >> 80, LINES)
+            line = made.lines[at : at + C["SOURCE_LINE_ENTRIES"]]
+            full = C["SOURCE_IN_PART"] if line[-1] else UNLISTED
+            said = next((entry & 0xFFFF for entry in line if entry and entry >> 16 == address >> 80), full)
+        if said == UNLISTED and where & C["SOURCE_IN_TRIE"]:
+            said = C["SOURCE_IN_PART"]
+        if said != C["SOURCE_IN_PART"]:
+            return said
     matches = [
         (length, what)
-        for (first, length), what in made.prefixes.items()
+        for (first, length), what in made.trie.items()
         if first >> 128 - length == address >> 128 - length
     ]
     return max(matches)[1] if matches else UNLISTED
+
+
+def test_no_list_has_more_in_the_trie_than_it_has_prefixes() -> None:
+    """Each /44 would have sixteen entries, and there is room for sixteen in all; half of them are listed in part."""
+    blocked = [Prefix(6, 0x2A0112 << 104 | n << 84, 44) for n in range(64)]
+    inside = [Prefix(6, 0x2A0113 << 104 | n << 84 | 1, 128) for n in range(64)]
+    bogus = [Prefix(6, 0x2A0113 << 104 | n << 84, 44) for n in range(64)]
+    made = tables.make((*blocked, *inside), bogus, lines=LINES)
+    assert made.ipv6 == 192
+    assert len(made.trie) <= 192
+    assert looked_up(made, 6, inside[9].first) == BLOCKED
+    assert looked_up(made, 6, inside[9].first + 1) == BOGON
+    assert looked_up(made, 6, blocked[63].first + (1 << 83)) == BLOCKED
 
 
 def holds(listed: list[Prefix], version: int, address: int) -> bool:
@@ -48,7 +72,7 @@ def a_prefix(draw: st.DrawFn) -> Prefix:
     bits = 32 if version == 4 else 128
     length = draw(st.integers(12, 32) if version == 4 else st.integers(20, 128))
     corner = 0xC6336400 if version == 4 else 0x2A0112340000000000000000_0000_0000
-    address = corner ^ draw(st.integers(0, 0xFFFFF)) << draw(st.sampled_from((0, bits // 4)))
+    address = corner ^ draw(st.integers(0, 0xFFFFF)) << draw(st.sampled_from((0, 8) if version == 4 else (0, 32, 80)))
     return Prefix(version, address >> bits - length << bits - length, length)
 
 
@@ -58,7 +82,7 @@ def a_prefix(draw: st.DrawFn) -> Prefix:
     data=st.data(),
 )
 def test_the_tables_say_what_the_lists_say(blocked: list[Prefix], bogus: list[Prefix], data: st.DataObject) -> None:
-    made = tables.make(iter(blocked), iter(bogus))
+    made = tables.make(iter(blocked), iter(bogus), lines=LINES)
     for prefix in (*blocked, *bogus):
         size = 1 << prefix.bits - prefix.length
         near = data.draw(st.integers(-2, size + 1))
@@ -91,7 +115,7 @@ KNOWN_GOOD = (
 
 @pytest.fixture(scope="module")
 def bogus() -> Tables:
-    return tables.make((), prefixes.bogons())
+    return tables.make((), prefixes.bogons(), lines=LINES)
 
 
 @pytest.mark.parametrize("text", KNOWN_BOGONS)

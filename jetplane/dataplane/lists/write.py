@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from jetplane import abi
 from jetplane.dataplane import batch
-from jetplane.dataplane.lists.tables import Tables
+from jetplane.dataplane.lists.tables import Prefixes, Tables
 from jetplane.dataplane.maps import Map
 
-_HALF = abi.constants()["HALF_SOURCES"]
+_HALF, _ENTRIES = abi.constants()["HALF_SOURCES"], abi.constants()["SOURCE_LINE_ENTRIES"]
 _HALF_BYTE = 4  # of both keys, struct source_prefix's and a leaf's: where their half stands
 _CHUNK = 65536
 _GRACE_S = 0.1  # no program runs for a thousandth of it: afterwards nobody reads the half of before
@@ -27,18 +27,21 @@ def write(maps: Mapping[str, Map], tables: Tables) -> None:
     _empty(maps, half)  # an attempt that was cut short may have left something
     _write_words(maps["source_words"], half, tables.words)
     _write_words(maps["source_filter"], half, tables.filter)
+    _write_words(maps["source_lines"], half, tables.lines, each=_ENTRIES)
     _write_leaves(maps["source_leaves"], half, tables.leaves)
-    _write_prefixes(maps["source_prefixes"], half, tables.prefixes)
+    _write_prefixes(maps["source_prefixes"], half, tables.trie)
     maps["halves"].update(_HALF, half)
     time.sleep(_GRACE_S)
     _empty(maps, current)
 
 
-def _write_words(target: Map, half: int, words: array[int]) -> None:
-    for start in range(0, len(words), _CHUNK):
-        part = words[start : start + _CHUNK]
-        first = half * len(words) + start
-        keys = array("I", range(first, first + len(part))).tobytes()
+def _write_words(target: Map, half: int, words: array[int], *, each: int = 1) -> None:
+    """Write a half of an array whose values are so many words each."""
+    values = len(words) // each
+    for start in range(0, values, _CHUNK):
+        part = words[start * each : (start + _CHUNK) * each]
+        first = half * values + start
+        keys = array("I", range(first, first + len(part) // each)).tobytes()
         batch.update_batch(target.fd, keys, part.tobytes(), target.info.key_size, what=f"map {target.name}")
 
 
@@ -49,7 +52,7 @@ def _write_leaves(target: Map, half: int, leaves: dict[int, int]) -> None:
         batch.update_batch(target.fd, keys, values, target.info.key_size, what=f"map {target.name}")
 
 
-def _write_prefixes(target: Map, half: int, prefixes: dict[tuple[int, int], int]) -> None:
+def _write_prefixes(target: Map, half: int, prefixes: Prefixes) -> None:
     fixed = abi.constants()["SOURCE_PREFIX_FIXED_BITS"]
     for chunk in _chunks(prefixes.items()):
         keys = b"".join(struct.pack("=II", fixed + length, half) + first.to_bytes(16) for (first, length), _ in chunk)

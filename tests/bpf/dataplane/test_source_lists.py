@@ -58,6 +58,6 @@ def test_a_list_may_be_full_and_change_as_a_whole(
 
 
 def listing(second: int, count: int) -> str:
-    """So many single addresses, each in a /24 of its own, and as many IPv6 prefixes."""
+    """So many single addresses, each in a /24 of its own, and as many IPv6 prefixes that are no /48s."""
     four = "".join(f"1{second}.{n >> 8}.{n & 255}.7\n" for n in range(count))
-    return four + "".join(f"2a0{second}:{n:x}::/48\n" for n in range(count))
+    return four + "".join(f"2a0{second}:{n:x}:1:2::/64\n" for n in range(count))
