@@ -8,12 +8,12 @@ subscriber ── internet ── entry   203.0.113.1xx        The subscriber's 
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
+from jetplane.admin import client
 from jetplane.dataplane import bpf
 from jetplane.dataplane.links import Links, interface_index
 from jetplane.dataplane.programs import ProgramType
@@ -112,56 +112,88 @@ class MultiHop:
         if done.returncode:
             raise JetplaneError(f"lab: wg set {self.interface}: {done.stderr.decode().strip()}")
 
+    def endpoint(self) -> str:
+        """Where the exit node has the subscriber: at the entry, and a port of its session there."""
+        node = self.lab.plan.node, self.lab.plan.tunnels[0].name
+        return self.shown(*node, self.public_key, "endpoints")
+
+    def shown(self, namespace: str, interface: str, key: str, what: str) -> str:
+        """What wg(8) shows of a peer: its endpoint, or when it last made a handshake."""
+        done = namespaces.run(namespace, ["wg", "show", interface, what], lab=self.lab.name, timeout=patience(10))
+        return next(line.split()[1] for line in done.stdout.decode().splitlines() if line.startswith(key))
+
     def visit(self, site: str) -> Visit:
         """The subscriber at a site."""
         return Visit(self.lab.name, self.namespace, site)
 
 
 @contextmanager
-def multihop(lab: Lab, more: str = "") -> Iterator[MultiHop]:
+def running(entry: Node) -> Iterator[None]:
+    """The entry's daemon; afterwards all that it made is undone."""
+    entry.start()
+    try:
+        yield
+    finally:
+        entry.jetplane("down")
+        entry.reap()
+
+
+Way = Callable[[Node], AbstractContextManager[None]]
+"""How an entry that has its files comes to work, and ends: `running`, or something lighter for tests."""
+
+
+@contextmanager
+def multihop(lab: Lab, more: str = "", *, run: Way = running) -> Iterator[MultiHop]:
     """Add an entry node and its subscriber to a lab whose node runs; afterwards they have gone.
 
     `more` are further relays of the entry: lines as they stand in its file.
     """
     entry = _make_entry(lab, more)
-    entry.start()
+    try:
+        with run(entry), _far_subscriber(lab, entry) as made:
+            yield made
+    finally:
+        namespaces.remove(entry.namespace)
+
+
+@contextmanager
+def _far_subscriber(lab: Lab, entry: Node) -> Iterator[MultiHop]:
     namespace, interface = f"jetlab-{lab.name}-far", f"jl{lab.name}s9"
     private_key = clients.generate_private_key()
     public_key = clients.public_key(private_key)
     node_key = clients.public_key((lab.directory / "node.key").read_text())
-    process: subprocess.Popen[bytes] | None = None
-    try:
+    with ExitStack() as undo:
+        undo.callback(namespaces.remove, namespace)
         _make_far_links(lab, namespace)
         log = lab.directory / "far.log"
         process = clients.make_interface(namespace, interface, lab=lab.name, backend=lab.options.backend, log=log)
+        if process is not None:
+            undo.callback(namespaces.kill, process)
         made = MultiHop(lab, entry, namespace, interface, public_key, node_key)
         key_file = lab.directory / "far.key"
         key_file.touch(mode=0o600)
         key_file.write_text(private_key)
         made.wg("private-key", str(key_file))
-        _introduce(lab, public_key)
+        undo.enter_context(_introduced(lab.node, public_key))
         links.set_up(links.End(namespace, interface, tuple(_whole(address) for address in INNER)), mtu=TUNNEL_MTU)
         links.add_routes(namespace, [("0.0.0.0/0", "", interface), ("::/0", "", interface)])
         yield made
+
+
+@contextmanager
+def _introduced(node: Node, public_key: str) -> Iterator[None]:
+    """The subscriber as a peer of the exit node, by what `jetplane peers` asks of its controller."""
+    record = {"public_key": public_key, "allowed_ips": [*map(_whole, INNER)]}
+    client.ask(node.run_directory, "POST", "/v1/peers/add", {"peers": [record]})
+    try:
+        yield
     finally:
-        lab.node.jetplane("peers", "remove", public_key)
-        entry.jetplane("down")
-        entry.reap()
-        if process is not None:
-            namespaces.kill(process)
-        for name in (namespace, f"jetlab-{lab.name}-entry"):
-            namespaces.remove(name)
+        with suppress(client.NotRunning):
+            client.ask(node.run_directory, "POST", "/v1/peers/remove", {"public_keys": [public_key]})
 
 
 def _whole(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
-
-
-def _introduce(lab: Lab, public_key: str) -> None:
-    """Make the subscriber a peer of the exit node."""
-    added = lab.node.jetplane("peers", "add", public_key, *(f"--allowed-ip={address}" for address in INNER))
-    if added.returncode:
-        raise JetplaneError(f"lab: jetplane peers add: {added.stderr.decode().strip()}")
 
 
 def _make_far_links(lab: Lab, namespace: str) -> None:

@@ -128,7 +128,7 @@ class Node:
         self.log = directory / "node.log"
         self.run_directory = directory / "run"
         self._lab = lab
-        self._namespace = namespace
+        self.namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -137,7 +137,7 @@ class Node:
         before = _pid_in(status)
         with self.log.open("ab") as output:
             self._process = namespaces.spawn(
-                self._namespace, self._command("run"), lab=self._lab, stdout=output, stderr=output
+                self.namespace, self._command("run"), lab=self._lab, stdout=output, stderr=output
             )
         try:
             wait_until("the node", lambda: _ready(status, before), self._process, seconds=60)
@@ -153,7 +153,7 @@ class Node:
 
     def processes(self) -> dict[int, str]:
         """All processes in the node's namespace, by name: the daemon, what it has started, and wireguard-go."""
-        ours, found = namespaces.inode(self._namespace), {}
+        ours, found = namespaces.inode(self.namespace), {}
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 if (place / "ns/net").stat().st_ino == ours:
@@ -185,12 +185,12 @@ class Node:
 
     def jetplane(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """Run a command of the operator on this node, like `jetplane("peers", "list")`."""
-        return namespaces.run(self._namespace, self._command(*arguments), lab=self._lab, timeout=patience(60))
+        return namespaces.run(self.namespace, self._command(*arguments), lab=self._lab, timeout=patience(60))
 
     def report(self) -> Report:
         """The same as `status`, without starting a process: for those who ask often."""
         settings = config.load(self.config)
-        return namespaces.inside(self._namespace, lambda: report.report(settings))
+        return namespaces.inside(self.namespace, lambda: report.report(settings))
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

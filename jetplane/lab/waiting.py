@@ -13,6 +13,7 @@ from jetplane.errors import JetplaneError
 
 _POLL_S = 0.02
 _SLOWEST_POLL_S = 0.3
+_REST = 3  # so many times as long as a look computed
 _NOMINAL_S = 0.02  # what the work in `slowness` takes on an ordinary machine
 
 
@@ -36,9 +37,10 @@ def patience(seconds: float) -> float:
     return seconds * slowness()
 
 
-def pause() -> None:
-    """Wait before another look; on a slow machine longer, so that looking does not take what it waits for its time."""
-    time.sleep(min(_SLOWEST_POLL_S, _POLL_S * slowness()))
+def pause(look_s: float = 0.0) -> None:
+    """Wait before another look; longer on a slow machine, and after a look that took this process `look_s` of the
+    processor, so that looking does not take what it waits for its time."""
+    time.sleep(max(min(_SLOWEST_POLL_S, _POLL_S * slowness()), _REST * look_s))
 
 
 def wait_until(
@@ -50,9 +52,12 @@ def wait_until(
 ) -> None:
     """Poll until `holds()`; JetplaneError when `patience(seconds)` is over or `process` has ended meanwhile."""
     deadline = time.monotonic() + patience(seconds)
+    began = time.process_time()
     while not holds():
+        look_s = time.process_time() - began
         if process is not None and process.poll() is not None:
             raise JetplaneError(f"lab: waiting for {what}: the process ended with status {process.returncode}")
         if time.monotonic() > deadline:
             raise JetplaneError(f"lab: waiting for {what}: nothing after {patience(seconds):.0f} s")
-        pause()
+        pause(look_s)
+        began = time.process_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from jetplane import config
 from jetplane.dataplane.node import DataPlane
-from jetplane.lab import capture, namespaces, servers, snapshot, traffic
+from jetplane.lab import capture, entry, namespaces, servers, snapshot, traffic
 from jetplane.lab.addresses import (
     NODE_IPV4,
     NODE_IPV6,
@@ -25,8 +26,11 @@ from jetplane.lab.addresses import (
     TUNNEL_MTU,
     UPLINK,
 )
+from jetplane.lab.node import Node
 from jetplane.lab.topology import Lab
 from jetplane.lab.waiting import patience, slowness, wait_until
+from jetplane.node import Node as Work
+from jetplane.node import take_down
 from tests.bpf.guard_world import used_ports
 from tests.netns import nat_place
 
@@ -408,6 +412,32 @@ def test_what_the_node_itself_asks_is_answered_while_a_flood_takes_all_looks(lab
         for _ in range(2):
             namespaces.inside(lab.plan.node, plane.forget_own_ports)
         assert (socket.IPPROTO_UDP, query.getsockname()[1]) not in used_ports(ports)
+
+
+@contextmanager
+def without_a_controller(node: Node) -> Iterator[None]:
+    """A node as a controller brings it up, which itself takes a minute to start in an emulated machine."""
+    settings = config.load(node.config)
+    settings.run_directory.mkdir()
+    try:
+        namespaces.inside(node.namespace, Work(settings).bring_up)
+        yield
+    finally:
+        namespaces.inside(node.namespace, lambda: take_down(settings))
+        shutil.rmtree(settings.run_directory)
+
+
+def test_an_entry_carries_a_subscriber_to_the_node(lab: Lab, download_size: int) -> None:
+    """Both translations between families; test_relay.py has everything else, with two whole nodes."""
+    with entry.multihop(lab, run=without_a_controller) as far:
+        six, four = (far.visit(sites[0]) for sites in (SITES_IPV6, SITES_IPV4))
+        for here, there in ((4, 6), (6, 4)):
+            far.dial(here, there)
+            wait_until("the tunnel through two nodes", lambda: traffic.ping(four, 1, wait=1) == 1)
+            assert traffic.udp_echo(six, BURST, size=SIZES[6][-1]) == BURST
+            at_entry = entry.ENTRY_IPV4 if there == 4 else entry.ENTRY_IPV6
+            assert far.endpoint().rpartition(":")[0].strip("[]") == str(at_entry.ip)
+        assert traffic.download(six, min(download_size, 4 << 20), lab.directory).whole
 
 
 @pytest.mark.native

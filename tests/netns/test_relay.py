@@ -73,21 +73,9 @@ def connect(multihop: MultiHop, here: int, there: int) -> None:
     wait_until("the tunnel", lambda: reaches(multihop))
 
 
-def shown(multihop: MultiHop, namespace: str, interface: str, key: str, what: str) -> str:
-    """What wg(8) shows of a peer: its endpoint, or when it last made a handshake."""
-    done = namespaces.run(namespace, ["wg", "show", interface, what], lab=multihop.lab.name, timeout=patience(10))
-    return next(line.split()[1] for line in done.stdout.decode().splitlines() if line.startswith(key))
-
-
 def handshake(multihop: MultiHop) -> str:
     """When the subscriber last made one."""
-    return shown(multihop, multihop.namespace, multihop.interface, multihop.node_key, "latest-handshakes")
-
-
-def endpoint(multihop: MultiHop) -> str:
-    """Where the exit node has the subscriber: at the entry, and a port of its session there."""
-    plan = multihop.lab.plan
-    return shown(multihop, plan.node, plan.tunnels[0].name, multihop.public_key, "endpoints")
+    return multihop.shown(multihop.namespace, multihop.interface, multihop.node_key, "latest-handshakes")
 
 
 def counted(node: Node, reason: str) -> int:
@@ -102,7 +90,7 @@ def test_a_subscriber_reaches_sites_through_two_nodes(
     assert traffic.download(multihop.visit(SITES_IPV6[0]), min(download_size, 4 << 20), tmp_path).whole
     assert traffic.udp_echo(multihop.visit(SITES_IPV4[0]), 20, size=1392) == 20
     assert counted(multihop.entry, "RELAYED") > 0
-    assert endpoint(multihop).rpartition(":")[0].strip("[]") == ENTRY[there]
+    assert multihop.endpoint().rpartition(":")[0].strip("[]") == ENTRY[there]
 
 
 def test_a_fresh_handshake_changes_nothing_for_what_is_under_way(multihop: MultiHop) -> None:
@@ -111,25 +99,25 @@ def test_a_fresh_handshake_changes_nothing_for_what_is_under_way(multihop: Multi
     A client re-keys after 120 s; here it forgets its keys, so that it needs to at once, and the test need not wait.
     """
     connect(multihop, 4, 6)
-    before = endpoint(multihop)
+    before = multihop.endpoint()
     with traffic.Stream(multihop.visit(SITES_IPV4[0])) as stream:
         stream.wait_for_more(100_000)
         multihop.dial(4, 6)
         wait_until("a new handshake", lambda: handshake(multihop) != "0")
         stream.wait_for_more(500_000)
-    assert endpoint(multihop) == before, "one session of the entry, through every handshake"
+    assert multihop.endpoint() == before, "one session of the entry, through every handshake"
 
 
 def test_a_subscriber_whose_port_changes_goes_on(multihop: MultiHop) -> None:
     connect(multihop, 4, 6)
-    made, before = handshake(multihop), endpoint(multihop)
+    made, before = handshake(multihop), multihop.endpoint()
     with traffic.Stream(multihop.visit(SITES_IPV4[0])) as stream:
         stream.wait_for_more(100_000)
         multihop.wg("listen-port", "50999")
         # Whoever only listens is not found again before it says something: WireGuard does so after ten seconds.
         wait_until("the tunnel after the change", lambda: reaches(multihop))
         stream.wait_for_more(500_000)
-    assert endpoint(multihop) != before
+    assert multihop.endpoint() != before
     assert handshake(multihop) == made, "by its data alone"
 
 
@@ -162,11 +150,11 @@ def moved(multihop: MultiHop) -> Iterator[str]:
 def test_a_subscriber_whose_address_changes_goes_on(multihop: MultiHop) -> None:
     """What still comes in by the old way would hold it there, so nothing is on its way meanwhile."""
     connect(multihop, 4, 4)
-    made, before = handshake(multihop), endpoint(multihop)
+    made, before = handshake(multihop), multihop.endpoint()
     with moved(multihop) as address:
         wait_until("the tunnel after the change", lambda: reaches(multihop))
         assert traffic.udp_echo(multihop.visit(SITES_IPV6[0]), 20) == 20
-        assert endpoint(multihop) != before
+        assert multihop.endpoint() != before
         assert handshake(multihop) == made, "by its data alone"
         assert ip_address(address).packed in maps_of(multihop.entry)
 
@@ -217,7 +205,7 @@ def test_neither_node_knows_both_ends(multihop: MultiHop) -> None:
     assert {f"{name} in maps" for name in inner} <= there, "the search finds what there is to find"
     assert not {what for what in there if what.startswith("subscriber")}
     assert not {what for what in there if what.startswith("site") and "wireguard-go" not in what}
-    assert endpoint(multihop).startswith(f"{ENTRY[4]}:")
+    assert multihop.endpoint().startswith(f"{ENTRY[4]}:")
 
 
 def kept(node: Node, addresses: dict[str, bytes]) -> set[str]:
@@ -277,20 +265,20 @@ def relaying(node: Node, *to: tuple[int, str]) -> Iterator[None]:
 
 def test_relays_come_change_and_go_while_another_carries_traffic(multihop: MultiHop) -> None:
     connect(multihop, 4, 4)
-    made, before = handshake(multihop), endpoint(multihop)
+    made, before = handshake(multihop), multihop.endpoint()
     mine, new = (entry.PORTS[4], at(4, LISTEN_PORT)), entry.PORTS[6] + 9
     with traffic.Stream(multihop.visit(SITES_IPV4[0])) as stream:
         stream.wait_for_more(100_000)
         # One has come before it in the list, and one that stood behind it leads elsewhere.
         with relaying(multihop.entry, (new, at(6, LISTEN_PORT)), mine, (entry.PORTS[6], at(4, LISTEN_PORT))):
             stream.wait_for_more(200_000)
-            assert (handshake(multihop), endpoint(multihop)) == (made, before), "nothing has happened to its session"
+            assert (handshake(multihop), multihop.endpoint()) == (made, before), "nothing has happened to its session"
             multihop.dial(6, 6)
             wait_until("the relay that has changed", lambda: reaches(multihop))
-            assert endpoint(multihop).startswith(f"{ENTRY[4]}:")
+            assert multihop.endpoint().startswith(f"{ENTRY[4]}:")
             multihop.dial(6, new)
             wait_until("the relay that is new", lambda: reaches(multihop))
-            assert endpoint(multihop).startswith(f"[{ENTRY[6]}]:")
+            assert multihop.endpoint().startswith(f"[{ENTRY[6]}]:")
     multihop.dial(6, new)
     assert not reaches(multihop), "it has gone"
 
