@@ -36,4 +36,5 @@ if [[ $1 == --run ]]; then
 	echo $? >"$directory/status"
 	exit
 fi
-pytest -p no:cacheprovider -m "not native" --basetemp /run/pytest tests/vm/inside "$@"
+# Nothing there needs hypothesis, whose import takes seconds.
+pytest -p no:cacheprovider -p no:hypothesispytest -m "not native" --basetemp /run/pytest tests/vm/inside "$@"
