@@ -17,6 +17,7 @@ from bench.contenders import Contender
 from jetplane.errors import JetplaneError, RequirementError
 from jetplane.lab import namespaces
 from jetplane.lab.addresses import UPLINK
+from jetplane.lab.topology import Lab
 
 ONE_CORE, TWO_CORES = "one core", "two cores"
 _IDLE = 3  # of the columns of proc_stat(5)
@@ -60,15 +61,27 @@ def give_nodes_their_own(contenders: Sequence[Contender]) -> None:
 
 
 def _make_threaded(contender: Contender, interface: str) -> None:
+    _set(contender.lab, contender.lab.plan.node, interface, "threaded", "1")
+
+
+def forward_on_first(built: Lab, namespace: str, interface: str) -> None:
+    """Have what comes in by this interface forwarded by the first core (receive packet steering).
+
+    A queue of veth is served by the core that has begun to fill it, until it is empty. So what is to be served by the
+    first core must be sent there by the first core.
+    """
+    _set(built, namespace, interface, "queues/rx-0/rps_cpus", f"{1 << source_core():x}")
+
+
+def _set(built: Lab, namespace: str, interface: str, attribute: str, value: str) -> None:
     """Through sysfs, which shows the devices of the namespace it was mounted in."""
     unshare = shutil.which("unshare")
     if unshare is None:
         raise RequirementError("bench: unshare is missing", hint="install util-linux")
-    script = f"mount -t sysfs none /sys && echo 1 > /sys/class/net/{interface}/threaded"
-    command = [unshare, "--mount", "sh", "-c", script]
-    done = namespaces.run(contender.lab.plan.node, command, lab=contender.lab.name, timeout=20)
+    script = f"mount -t sysfs none /sys && echo {value} > /sys/class/net/{interface}/{attribute}"
+    done = namespaces.run(namespace, [unshare, "--mount", "sh", "-c", script], lab=built.name, timeout=20)
     if done.returncode:
-        raise JetplaneError(f"bench: {interface}: threaded NAPI: {done.stderr.decode(errors='replace').strip()}")
+        raise JetplaneError(f"bench: {interface}: {attribute}: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _napi_threads() -> set[int]:

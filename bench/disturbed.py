@@ -1,7 +1,9 @@
 """A subscriber's download while the node is flooded: how much of it is left.
 
-The flood comes by the same link and queue as the download. Its source and the node's receiving side share the first
-core; the ends of the download have the second.
+The flood comes by the same link and queue as the download. Its source, the node's receiving side and the site share the
+first core; the subscriber has the second. Were the site on the second, too, its packets would now and then move the
+node's receiving side there (bench/cores.py): then the source would overrun the node, and as many of a download's
+packets would be lost as of the flood's, whoever drops.
 """
 
 from __future__ import annotations
@@ -83,12 +85,16 @@ def _compare(
 
 
 def _goodput(contender: Contender) -> float:
-    """Mbit/s of a download of 100 that arrive at the first subscriber, by iperf3 on the last core."""
-    program = shutil.which("iperf3")
-    if program is None:
-        raise RequirementError("bench: iperf3 is missing", hint="install iperf3")
+    """Mbit/s of a download of 100 that arrive at the first subscriber, by iperf3.
+
+    The site goes before all others on its core, for it stands for a machine of its own.
+    """
+    program, first = shutil.which("iperf3"), shutil.which("chrt")
+    if program is None or first is None:
+        raise RequirementError("bench: iperf3 or chrt is missing", hint="install iperf3 and util-linux")
     built, site, core = contender.lab, SITES_IPV4[0], str(max(os.sched_getaffinity(0)))
-    serve = [program, "--server", "--one-off", "--bind", site, "--forceflush", "--affinity", core]
+    serve = [first, "--fifo", "1", program, "--server", "--one-off", "--bind", site, "--forceflush",
+             "--affinity", str(cores.source_core())]  # fmt: skip
     ask = [program, "--client", site, "--time", str(_SECONDS), "--json", "--affinity", core, "--reverse",
            "--udp", "--bitrate", f"{_MBIT}M", "--length", str(_BYTES)]  # fmt: skip
     server = namespaces.spawn(

@@ -101,6 +101,7 @@ class Flooded:
                 configure(self._lab, "[guard]\n", "[guard]\nhandshakes_per_second = 0\n")
             self._lab.start()
             self.client = Client(self._lab)
+            cores.forward_on_first(self._lab, self._lab.plan.internet, self._lab.plan.subscribers[0].provider_link)
             plan, node_key = self._lab.plan, clients.public_key((self._lab.directory / "node.key").read_text())
             frame = whole(
                 to_mac=hardware_address(plan.node, UPLINK), source=ANYBODY[4], destination=str(NODE_IPV4.ip),
