@@ -350,10 +350,11 @@ struct source_leaf {
 #define SOURCE_IN_TRIE  2 /* shorter ones */
 
 /*
- * Entries of listed IPv6 /48s, those with one hash: the first 48 bits of the address above 16 bits that say
- * SOURCE_BLOCKED, SOURCE_BOGON or SOURCE_IN_PART. Filled from the front, 0 is free; what a full line has no room for is
- * in the trie.
+ * Entries with one hash, filled from the front, 0 is free; what a full line has no room for is in the leaves or the trie.
+ * Of an IPv6 /48: its 48 bits above 16 bits that say SOURCE_BLOCKED, SOURCE_BOGON or SOURCE_IN_PART.
+ * Of 32 IPv4 addresses: a bit for each that is blocked, above the 27 bits they share and SOURCE_ENTRY_V4.
  */
+#define SOURCE_ENTRY_V4      8
 #define SOURCE_LINE_ENTRIES  8
 #define SOURCE_LINE_SHORTEST 44 /* a shorter prefix would fill too many */
 

@@ -14,11 +14,16 @@ static __always_inline __u32 list_v4(__u32 half, __be32 source)
 {
 	__u32 index = source_word_index(half, source), field;
 	__u64 *word = source_word_at(index);
+	struct source_line *line;
 	struct source_leaf *leaf;
 
 	if (!word)
 		return SOURCE_UNLISTED;
 	field = source_field(*word, source);
+	if (field != SOURCE_IN_PART)
+		return field;
+	line = source_line_at(source_line_index(half, source_v4_key(source)));
+	field = line ? source_v4_field(line, source) : SOURCE_IN_PART;
 	if (field != SOURCE_IN_PART)
 		return field;
 	leaf = source_leaf_at(source_leaf_key(half, source));
@@ -36,9 +41,9 @@ static __always_inline __u32 list_unicast_v6(__u32 half, const struct address *s
 		return SOURCE_IN_PART;
 	where = source_filter_field(*word, place);
 	if (where & SOURCE_IN_LINES) {
-		key = source_line_key(source);
+		key = source_v6_key(source);
 		line = source_line_at(source_line_index(half, key));
-		field = line ? source_line_field(line, key) : SOURCE_IN_PART;
+		field = line ? source_v6_field(line, key) : SOURCE_IN_PART;
 		if (field != SOURCE_UNLISTED)
 			return field;
 	}

@@ -58,17 +58,52 @@ TEST(every_place_lies_within_its_map)
 TEST(a_48_has_an_entry_of_its_own)
 {
 	struct address source = { { 0x2a, 1, 0, 4, 0, 5, 9, 9, 9 } };
-	__u64 key = source_line_key(&source);
+	__u64 key = source_v6_key(&source);
 	struct source_line line = {};
 
 	CHECK_EQUAL(key, 0x2a01000400050000ull);
-	CHECK_EQUAL(source_line_field(&line, key), SOURCE_UNLISTED);
+	CHECK_EQUAL(source_v6_field(&line, key), SOURCE_UNLISTED);
 	line.entry[0] = 0x2a01000400060000ull | SOURCE_BLOCKED;
-	CHECK_EQUAL(source_line_field(&line, key), SOURCE_UNLISTED);
+	CHECK_EQUAL(source_v6_field(&line, key), SOURCE_UNLISTED);
 	line.entry[1] = key | SOURCE_BOGON;
-	CHECK_EQUAL(source_line_field(&line, key), SOURCE_BOGON);
+	CHECK_EQUAL(source_v6_field(&line, key), SOURCE_BOGON);
 	line.entry[1] = key | SOURCE_IN_PART;
-	CHECK_EQUAL(source_line_field(&line, key), SOURCE_IN_PART);
+	CHECK_EQUAL(source_v6_field(&line, key), SOURCE_IN_PART);
+}
+
+TEST(the_entry_of_32_addresses_has_a_bit_for_each)
+{
+	__be32 none = v4(203, 0, 113, 64), first = v4(203, 0, 113, 96), last = v4(203, 0, 113, 127);
+	struct source_line line = {};
+
+	CHECK_EQUAL(source_v4_key(first), source_v4_key(last));
+	CHECK(source_v4_key(first) != source_v4_key(none));
+	line.entry[0] = 0xffffffffull << 32 | source_v4_key(v4(203, 0, 114, 96));
+	CHECK_EQUAL(source_v4_field(&line, last), SOURCE_UNLISTED);
+	line.entry[1] = 1ull << 63 | source_v4_key(first);
+	CHECK_EQUAL(source_v4_field(&line, last), SOURCE_BLOCKED);
+	CHECK_EQUAL(source_v4_field(&line, first), SOURCE_UNLISTED);
+	line.entry[SOURCE_LINE_ENTRIES - 1] = 1;
+	CHECK_EQUAL(source_v4_field(&line, first), SOURCE_UNLISTED);
+	CHECK_EQUAL(source_v4_field(&line, none), SOURCE_IN_PART);
+}
+
+TEST(no_entry_of_one_family_is_one_of_the_other)
+{
+	struct source_line line = {};
+	__u64 key;
+	int round;
+
+	for (round = 0; round < 100000; round++) {
+		__u32 number = chance();
+
+		key = 1ull << 61 | (__u64)number << 16;
+		line.entry[0] = (__u64)chance() << 32 | source_v4_key((__be32)number);
+		CHECK_EQUAL(source_v6_field(&line, key), SOURCE_UNLISTED);
+		CHECK_EQUAL(source_v6_field(&line, line.entry[0] & ~0xffffull), SOURCE_UNLISTED);
+		line.entry[0] = key | (1 + round % 3);
+		CHECK_EQUAL(source_v4_field(&line, (__be32)number), SOURCE_UNLISTED);
+	}
 }
 
 TEST(a_full_line_leaves_others_to_the_trie)
@@ -78,10 +113,10 @@ TEST(a_full_line_leaves_others_to_the_trie)
 
 	for (n = 0; n < SOURCE_LINE_ENTRIES; n++)
 		line.entry[n] = (n + 1) << 16 | SOURCE_BLOCKED;
-	CHECK_EQUAL(source_line_field(&line, SOURCE_LINE_ENTRIES << 16), SOURCE_BLOCKED);
-	CHECK_EQUAL(source_line_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_IN_PART);
+	CHECK_EQUAL(source_v6_field(&line, SOURCE_LINE_ENTRIES << 16), SOURCE_BLOCKED);
+	CHECK_EQUAL(source_v6_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_IN_PART);
 	line.entry[SOURCE_LINE_ENTRIES - 1] = 0;
-	CHECK_EQUAL(source_line_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_UNLISTED);
+	CHECK_EQUAL(source_v6_field(&line, (SOURCE_LINE_ENTRIES + 1) << 16), SOURCE_UNLISTED);
 }
 
 TEST(a_field_of_the_filter_has_two_bits)

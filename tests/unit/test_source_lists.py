@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from array import array
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetplane import abi
-from jetplane.dataplane.lists import prefixes, tables
+from jetplane.dataplane.lists import ipv6, lines, prefixes, tables
 from jetplane.dataplane.lists.prefixes import Prefix
 from jetplane.dataplane.lists.tables import Tables
 from jetplane.errors import ConfigurationError
@@ -18,27 +19,38 @@ from jetplane.errors import ConfigurationError
 C = abi.constants()
 LINES = 2  # so that some are full
 UNLISTED, BLOCKED, BOGON = C["SOURCE_UNLISTED"], C["SOURCE_BLOCKED"], C["SOURCE_BOGON"]
+IN_PART = C["SOURCE_IN_PART"]
+
+
+def line_of(made: Tables, key: int) -> tuple[array[int], int]:
+    at = C["SOURCE_LINE_ENTRIES"] * lines.line_index(key, LINES)
+    return made.lines[at : at + C["SOURCE_LINE_ENTRIES"]], key
 
 
 def looked_up(made: Tables, version: int, address: int) -> int:
     """What the guard finds, step by step as source_list.h describes it."""
     if version == 4:
         field = made.words[address >> 13] >> 2 * (address >> 8 & 31) & 3
-        if field != C["SOURCE_IN_PART"]:
+        if field != IN_PART:
             return field
-        return BLOCKED if made.leaves[address >> 8] >> (address & 0xFF) & 1 else UNLISTED
+        line, key = line_of(made, lines.v4_key(address))
+        bits = next((entry >> 32 for entry in line if entry & 0xFFFFFFFF == key), None)
+        if bits is not None:
+            return BLOCKED if bits >> (address & 31) & 1 else UNLISTED
+        if not line[-1]:
+            return UNLISTED
+        return BLOCKED if made.leaves.get(address >> 8, 0) >> (address & 0xFF) & 1 else UNLISTED
     if address >> 125 == 1:
-        place = tables.filter_place(address >> 96)
+        place = ipv6.filter_place(address >> 96)
         where = made.filter[place >> 5] >> 2 * (place & 31) & 3
         said = UNLISTED
         if where & C["SOURCE_IN_LINES"]:
-            at = C["SOURCE_LINE_ENTRIES"] * tables.line_index(address >> 80, LINES)
-            line = made.lines[at : at + C["SOURCE_LINE_ENTRIES"]]
-            full = C["SOURCE_IN_PART"] if line[-1] else UNLISTED
-            said = next((entry & 0xFFFF for entry in line if entry and entry >> 16 == address >> 80), full)
+            line, key = line_of(made, lines.v6_key(address))
+            full = IN_PART if line[-1] else UNLISTED
+            said = next((entry ^ key for entry in line if entry ^ key <= IN_PART), full)
         if said == UNLISTED and where & C["SOURCE_IN_TRIE"]:
-            said = C["SOURCE_IN_PART"]
-        if said != C["SOURCE_IN_PART"]:
+            said = IN_PART
+        if said != IN_PART:
             return said
     matches = [
         (length, what)
@@ -54,7 +66,7 @@ def test_no_list_has_more_in_the_trie_than_it_has_prefixes() -> None:
     inside = [Prefix(6, 0x2A0113 << 104 | n << 84 | 1, 128) for n in range(64)]
     bogus = [Prefix(6, 0x2A0113 << 104 | n << 84, 44) for n in range(64)]
     made = tables.make((*blocked, *inside), bogus, lines=LINES)
-    assert made.ipv6 == 192
+    assert made.listed == 192
     assert len(made.trie) <= 192
     assert looked_up(made, 6, inside[9].first) == BLOCKED
     assert looked_up(made, 6, inside[9].first + 1) == BOGON

@@ -30,12 +30,12 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         prefixes.bogons() if task["bogons"] else (),
         lines=record.maps["source_lines"].max_entries // 2,
     )
-    _refuse_too_many(max(len(made.leaves), made.ipv6), record.maps["source_leaves"].max_entries // 2)
+    _refuse_too_many(made.listed, record.maps["source_leaves"].max_entries // 2)
     directory = Path(task["pins"]) / record.layout
     with ExitStack() as stack:
         names = ("halves", "source_words", "source_leaves", "source_filter", "source_lines", "source_prefixes")
         write({name: stack.enter_context(Map(directory, name, record.maps[name])) for name in names}, made)
-    return {"leaves": len(made.leaves), "prefixes": made.ipv6}
+    return {"listed": made.listed}
 
 
 def _refuse_too_many(entries: int, room: int) -> None:

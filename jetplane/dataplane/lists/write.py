@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from jetplane import abi
 from jetplane.dataplane import batch
-from jetplane.dataplane.lists.tables import Prefixes, Tables
+from jetplane.dataplane.lists.ipv4 import Leaves
+from jetplane.dataplane.lists.ipv6 import Prefixes
+from jetplane.dataplane.lists.tables import Tables
 from jetplane.dataplane.maps import Map
 
 _HALF, _ENTRIES = abi.constants()["HALF_SOURCES"], abi.constants()["SOURCE_LINE_ENTRIES"]
@@ -45,7 +47,7 @@ def _write_words(target: Map, half: int, words: array[int], *, each: int = 1) ->
         batch.update_batch(target.fd, keys, part.tobytes(), target.info.key_size, what=f"map {target.name}")
 
 
-def _write_leaves(target: Map, half: int, leaves: dict[int, int]) -> None:
+def _write_leaves(target: Map, half: int, leaves: Leaves) -> None:
     for chunk in _chunks(leaves.items()):
         keys = array("Q", [half << 32 | key for key, _ in chunk]).tobytes()
         values = b"".join(bits.to_bytes(32, "little") for _, bits in chunk)
