@@ -85,6 +85,12 @@ struct bucket {
 	__u64 paid_until_ns; /* what was let through is paid for at this time */
 };
 
+/* What a CPU remembers of the time (clock.h). */
+struct clock {
+	__u64 tick; /* of the kernel's clock, jiffies: when it asked */
+	__u64 now_ns;
+};
+
 /* One peer, at its index. The controller writes it; the data path spends the buckets and says where the peer was seen. */
 struct peer {
 	__u32 tunnel_ifindex;       /* 0: there is no such peer */

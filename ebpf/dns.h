@@ -136,7 +136,8 @@ static __always_inline __u32 steered_ticks(__u32 what, __u64 closed)
 
 static __always_inline bool steered_lives(const struct steered *entry, __u32 what, __u32 generation, __u32 tick)
 {
-	return entry->generation == generation && tick - entry->tick < steered_ticks(what, entry->closed);
+	return entry->generation == generation &&
+	       (__s32)(tick - entry->tick) < (__s32)steered_ticks(what, entry->closed);
 }
 
 /* The eight places that a flow may have, a byte each. */

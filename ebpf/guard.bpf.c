@@ -39,6 +39,13 @@ static __always_inline int pass(void)
 	return XDP_PASS;
 }
 
+static __always_inline struct clock *clock_get(void)
+{
+	__u32 zero = 0;
+
+	return clock.lookup(&zero);
+}
+
 static __always_inline struct secret *secret_get(void)
 {
 	__u32 zero = 0;
@@ -146,6 +153,7 @@ static __always_inline struct local_ports *local_ports_at(__u32 index)
 }
 
 #include "answers.h"
+#include "clock.h"
 #include "handshakes.h"
 #include "listed.h"
 #include "local_ports.h"
@@ -343,7 +351,7 @@ static __always_inline bool take_echo(void)
 
 	if (!bucket)
 		return false;
-	paid_until_ns = bucket_spend(bucket->paid_until_ns, ICMP_ECHO_PER_SECOND, 1, bpf_ktime_get_coarse_ns());
+	paid_until_ns = bucket_spend(bucket->paid_until_ns, ICMP_ECHO_PER_SECOND, 1, clock_ns());
 	if (!paid_until_ns)
 		return false;
 	bucket->paid_until_ns = paid_until_ns;
@@ -457,7 +465,7 @@ int guard(struct xdp_md *ctx)
 int sweep_relays(struct xdp_md *ctx)
 {
 #if RELAYS_COUNT
-	__u32 zero = 0, tick = tick_of(bpf_ktime_get_coarse_ns()), slot, step;
+	__u32 zero = 0, tick = tick_of(clock_ns()), slot, step;
 	struct relay_session *session;
 	__u64 *cursor = relay_cursor.lookup(&zero), first;
 
@@ -478,7 +486,7 @@ int sweep_relays(struct xdp_md *ctx)
 int sweep_budgets(struct xdp_md *ctx)
 {
 	__u32 zero = 0, step;
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u64 now_ns = clock_ns();
 	__u64 *cursor = budgets_cursor.lookup(&zero), first;
 	struct budget_line *line;
 

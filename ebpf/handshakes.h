@@ -9,6 +9,7 @@
 #define JETPLANE_HANDSHAKES_H
 
 #include "bucket.h"
+#include "clock.h"
 #include "known_sources.h"
 #include "packet.h"
 #include "prefix_budgets.h"
@@ -60,7 +61,7 @@ static __always_inline bool is_known_at(__u32 half, __u64 hash)
 static __always_inline enum counter judge_initiation(const struct packet *packet)
 {
 #if HANDSHAKES_PER_SECOND
-	__u64 now_ns = bpf_ktime_get_coarse_ns(), hash;
+	__u64 now_ns = clock_ns(), hash;
 	struct secret *secret;
 	struct address source;
 	struct bucket *bucket;

@@ -37,6 +37,13 @@ static __always_inline int drop(enum counter reason)
 	return TC_ACT_SHOT;
 }
 
+static __always_inline struct clock *clock_get(void)
+{
+	__u32 zero = 0;
+
+	return clock.lookup(&zero);
+}
+
 static __always_inline __u32 *address_find(struct address *address)
 {
 	return addresses.lookup(address);
@@ -261,6 +268,7 @@ static __always_inline int prohibit(struct __sk_buff *skb)
 	return TC_ACT_OK;
 }
 
+#include "clock.h"
 #include "dns.h"
 #include "forwarded.h"
 #include "leak.h"
@@ -271,7 +279,7 @@ static __always_inline int prohibit(struct __sk_buff *skb)
 /* tc ingress of every tunnel. WireGuard has checked the source against the peer's allowed IPs. */
 int nat_out(struct __sk_buff *skb)
 {
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u64 now_ns = clock_ns();
 	struct packet packet = {};
 	enum destination destination;
 	struct flow flow = {};
@@ -337,7 +345,7 @@ int nat_out(struct __sk_buff *skb)
 /* tc ingress of the uplink. What is not for an exit address is the node's own: the guard has judged it. */
 int nat_in(struct __sk_buff *skb)
 {
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u64 now_ns = clock_ns();
 	struct packet packet = {};
 	struct piece piece;
 	struct flow flow = {};
@@ -404,7 +412,7 @@ int leak_guard(struct __sk_buff *skb)
 		return drop(DROP_LEAK);
 	remember_session(&packet);
 	remember_port(skb, &packet);
-	reason = unveil(&packet, tick_of(bpf_ktime_get_coarse_ns()));
+	reason = unveil(&packet, tick_of(clock_ns()));
 	return reason == NO_REASON ? TC_ACT_OK : drop(reason);
 }
 
@@ -421,7 +429,7 @@ int dns_answer(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (read_packet(skb, TUNNEL_HEADER, &packet) != PARSE_OK || !is_from_resolver(&packet))
 		return TC_ACT_OK;
-	tick = tick_of(bpf_ktime_get_coarse_ns());
+	tick = tick_of(clock_ns());
 	if (DNS_STEER && is_icmp(&packet))
 		return error_back(skb, &packet, tick);
 	if (packet.protocol != IPPROTO_TCP && packet.protocol != IPPROTO_UDP)
@@ -435,7 +443,7 @@ int dns_answer(struct __sk_buff *skb)
  */
 int sweep(struct __sk_buff *skb)
 {
-	__u32 zero = 0, tick = tick_of(bpf_ktime_get_coarse_ns());
+	__u32 zero = 0, tick = tick_of(clock_ns());
 	struct sweep_cursor *cursor = sweep_cursor.lookup(&zero);
 	__u64 turn;
 
@@ -476,7 +484,7 @@ int sweep_remotes(struct __sk_buff *skb)
 /* The same for keys of `steered`, each of a question. */
 int sweep_steered(struct __sk_buff *skb)
 {
-	__u32 tick = tick_of(bpf_ktime_get_coarse_ns());
+	__u32 tick = tick_of(clock_ns());
 	void *data = skb_data(skb), *end = skb_data_end(skb);
 	int removed = 0, at;
 

@@ -14,6 +14,8 @@
 #include "node.h"
 
 #if FLOWS_PER_SECOND
+#include "clock.h"
+
 /* How far a peer may run ahead of the rate. */
 #define FLOW_BURST_NS (FLOW_BURST * (NS_PER_S / FLOWS_PER_SECOND))
 #endif
@@ -28,7 +30,7 @@ static __always_inline bool flow_may_begin(__u32 peer)
 	if (!bucket)
 		return false;
 	before = *(volatile __u64 *)&bucket->paid_until_ns;
-	after = bucket_spend_within(before, FLOWS_PER_SECOND, 1, bpf_ktime_get_coarse_ns(), FLOW_BURST_NS);
+	after = bucket_spend_within(before, FLOWS_PER_SECOND, 1, clock_ns(), FLOW_BURST_NS);
 	if (!after)
 		return false;
 	/* Another CPU was faster: enter the cost without a look at the rest. */
@@ -49,7 +51,7 @@ static __always_inline void flows_sweep(__u32 peer)
 	if (!bucket)
 		return;
 	before = *(volatile __u64 *)&bucket->paid_until_ns;
-	if (before && before < bpf_ktime_get_coarse_ns())
+	if (before && before < clock_ns())
 		__sync_val_compare_and_swap(&bucket->paid_until_ns, before, 0);
 #endif
 	(void)peer;

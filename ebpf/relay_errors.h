@@ -11,6 +11,7 @@
 #ifndef JETPLANE_RELAY_ERRORS_H
 #define JETPLANE_RELAY_ERRORS_H
 
+#include "clock.h"
 #include "icmp.h"
 #include "relay_send.h"
 
@@ -235,7 +236,7 @@ static __always_inline bool judge_relayed_error(struct xdp_md *ctx, const struct
 		.end = packet->end,
 	};
 	__be16 type = packet->family == FAMILY_V4 ? BE16(ETH_P_IP) : BE16(ETH_P_IPV6);
-	__u32 tick = tick_of(bpf_ktime_get_coarse_ns()), mtu = relay_too_big(packet);
+	__u32 tick = tick_of(clock_ns()), mtu = relay_too_big(packet);
 	struct relay_quoted quoted = {};
 	struct relay_path told = {};
 	struct packet embedded = {};

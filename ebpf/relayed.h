@@ -76,7 +76,7 @@ static __always_inline bool judge_relayed(struct xdp_md *ctx, const struct packe
 					  __u32 listed, int *verdict)
 {
 	/* Not the tick for a number that is unknown: with it the verifier follows more ways than it may. */
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u64 now_ns = clock_ns();
 	__u32 relay = relay_at(udp->dest, now_ns), slot = from_be16(udp->dest) - RELAY_FIRST_PORT;
 	bool back = relay == NO_RELAY;
 	__u32 tick = tick_of(now_ns);
@@ -114,7 +114,7 @@ static __always_inline bool judge_relayed(struct xdp_md *ctx, const struct packe
  */
 static __always_inline bool judge_relayed_piece(struct xdp_md *ctx, const struct packet *packet, int *verdict)
 {
-	__u32 tick = tick_of(bpf_ktime_get_coarse_ns()), tag;
+	__u32 tick = tick_of(clock_ns()), tag;
 	struct relay_session *session;
 	struct relay_path path = {};
 	enum counter judgement;
@@ -127,7 +127,8 @@ static __always_inline bool judge_relayed_piece(struct xdp_md *ctx, const struct
 	if (!entry)
 		return false;
 	said = *(volatile __u64 *)entry;
-	if (said >> 32 != tag || ((tick - (__u32)(said >> 16)) & 0xffff) > RELAY_PIECE_TICKS)
+	/* Another CPU's clock may be a tick ahead. */
+	if (said >> 32 != tag || ((tick + 1 - (__u32)(said >> 16)) & 0xffff) > RELAY_PIECE_TICKS + 1)
 		return false;
 	session = relay_session_at(said & RELAY_PIECE_SLOT);
 	if (!session || !relay_is_live(*(volatile __u64 *)&session->life, tick))

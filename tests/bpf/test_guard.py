@@ -153,6 +153,17 @@ def test_a_short_burst_of_echo_passes(guarded: Node, ahead_ms: int) -> None:
     guarded.check("guard", passed("echo in a burst", ip(SITE[4], NODE[4]) / echo_request(4)))
 
 
+def test_the_time_is_asked_for_once_a_tick(guarded: Node) -> None:
+    """What is remembered is believed until the next tick, and no longer."""
+    echo = ip(SITE[4], NODE[4]) / echo_request(4)
+    far, tick = 1 << 62, 1 << 50
+    guarded.fill("clock", 0, tick.to_bytes(8, "little") + far.to_bytes(8, "little"))
+    guarded.check("guard", passed("echo", echo))
+    assert {word[8:] for word in guarded.cpu_values("clock", 0)} > {far.to_bytes(8, "little")}, "asked for anew"
+    (paid_until,) = {int.from_bytes(word, "little") for word in guarded.cpu_values("echo_bucket", 0)} - {0}
+    assert paid_until < far
+
+
 def test_a_rate_of_zero_refuses_every_echo(make_node: NodeFactory) -> None:
     silent = make_node(source="guard.bpf.c", guard={"icmp_echo_per_second": 0})
     silent.reset()
