@@ -119,7 +119,7 @@ def _run(rounds: int, packets: int, notes: list[str], *, full: bool) -> Iterator
         forwarding.check(laid, say)
         yield from forwarding.measure(laid, cores.ONE_CORE, rounds=rounds, packets=packets, say=say)
         yield from bindings.fresh(laid.courses, rounds=rounds, say=say)
-        yield from bindings.memory(laid.courses, rounds=rounds, say=say)
+        yield from bindings.memory(laid.courses, say=say)
         yield from bulk.measure(made, rounds=min(rounds, _BULK_ROUNDS), say=say)
         yield from flood.measure(made, rounds=rounds, packets=packets, say=say)
         yield from relayed.measure(rounds=rounds, packets=packets, say=say)

@@ -31,7 +31,7 @@ def fresh(courses: Sequence[Course], *, rounds: int, say: Say) -> Iterator[Row]:
     for number in range(rounds):
         for place in range(len(making)):
             course = making[(place + number) % len(making)]
-            rates[course.contender.name].append(course.rate_fresh(5 * number, 5, _FRESH))
+            rates[course.contender.name].append(course.rate_fresh(5, _FRESH))
     own = rates.pop(JETPLANE)
     for rival, found in rates.items():
         row = compared("new bindings", "IPv4 UDP, one core", "million/s", own, rival, found)
@@ -39,14 +39,14 @@ def fresh(courses: Sequence[Course], *, rounds: int, say: Say) -> Iterator[Row]:
         yield row
 
 
-def memory(courses: Sequence[Course], *, rounds: int, say: Say) -> Iterator[Row]:
+def memory(courses: Sequence[Course], *, say: Say) -> Iterator[Row]:
     """Bytes of kernel memory for one binding in use: jetplane's by its maps, the rival's by what slabs grow."""
     own = next(course.contender for course in courses if course.contender.name == JETPLANE)
     rival = next(course for course in courses if course.contender.name == MASQUERADE)
     maps = _map_bytes(own)
     each = sum(size / entries for name, (size, entries) in maps.items() if name in _LIVE_MAPS)
     before = _slab_bytes()
-    rival.rate_fresh(5 * rounds, 50, _BULK)
+    rival.rate_fresh(50, _BULK, tries=1)
     grown = (_slab_bytes() - before) / _BULK
     yield compared("memory", "one binding in use", "bytes", [each], MASQUERADE, [grown])
     for name, (size, entries) in maps.items():

@@ -40,7 +40,7 @@ def test_flows_that_have_not_been_before_all_arrive_and_seem_to_come_from_the_su
 ) -> None:
     course = Course(router)
     try:
-        assert course.rate_fresh(0, 2, 256) > 0
+        assert course.rate_fresh(2, 256) > 0
         first = ipaddress.ip_address(router.inside(4, 2)) + 64
         assert {address for address, _ in course.origins(4, 256)} == {str(first), str(first + 1)}
     finally:
