@@ -344,7 +344,7 @@ _Static_assert(SOURCE_FILTER_WORDS * 32 == 1 << SOURCE_FILTER_BITS, "every field
 #define SOURCE_UNLISTED 0
 #define SOURCE_BLOCKED  1 /* on a blocklist */
 #define SOURCE_BOGON    2 /* an address that nobody on the internet has */
-#define SOURCE_IN_PART  3 /* some of the /24 is blocked: its leaf says what */
+#define SOURCE_IN_PART  3 /* some of the /24 is blocked: its entries or its leaf say what; so of a /48 the trie */
 
 /* One bit for each address of an IPv4 /24: set when it is blocked. The key is half << 32 | the first 24 bits. */
 struct source_leaf {

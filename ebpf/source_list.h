@@ -2,10 +2,10 @@
 /*
  * Sources that are turned away: blocklists, and addresses that nobody on the internet has. What a lookup costs must not
  * depend on how many prefixes there are, so IPv4 is a flat array with two bits for each /24, one load for almost
- * everybody; of a /24 that is listed in part, each 32 addresses have an entry in a cache line. IPv6 asks a filter with two bits
- * for the hash of the first 32 bits. Where these say that something of the /32 is listed, the /48 has its entry in such a
- * line; a trie is asked only when the /48 is listed in part, and for short prefixes. What finds its line full is in
- * the trie, or in a leaf with a bit for each address of the /24.
+ * everybody; of a /24 that is listed in part, each 32 addresses have an entry in a line, which a hash finds. IPv6 asks a
+ * filter with two bits for the hash of the first 32 bits. Where these say that something of the /32 is listed, the /48
+ * has its entry in such a line; a trie is asked only when the /48 is listed in part, and for short prefixes. What finds
+ * its line full is in the trie, or in a leaf with a bit for each address of the /24.
  *
  * Every list is there twice. The programs read one half; the controller fills the other and then changes which is read,
  * so that a packet meets the old lists or the new ones. Pure.
