@@ -81,17 +81,16 @@ def test_a_bogus_source_is_refused_where_the_internet_comes_in(listing: Node, so
 
 
 def test_what_a_line_has_no_room_for_is_found(listing: Node) -> None:
-    """Single addresses, all odd ones of as many /27s as there are entries; and those around some that did not fit."""
+    """One address in each of as many /27s as there are entries; then whole /24s, of some of which not all did fit."""
     made = listed(listing, [f"20.{n >> 5}.{8 * n % 256}.{32 * (n % 8) + 1}" for n in range(2048)])
     assert made.leaves, "some line is full"
     write(listing.maps, made)
     for key, bits in sorted(made.leaves.items())[:5]:
         for number in range(256):
             source = str(ipaddress.IPv4Address(key << 8 | number))
+            packet = to_exit(source)
             blocked = bits >> number & 1
-            listing.check(
-                "guard", (dropped(source, "BLOCKED", to_exit(source)) if blocked else passed(source, to_exit(source)))
-            )
+            listing.check("guard", dropped(source, "BLOCKED", packet) if blocked else passed(source, packet))
 
 
 def test_what_a_line_has_no_room_for_is_found_in_ipv6(listing: Node) -> None:
