@@ -23,12 +23,11 @@ setup:
 demo: setup
 	@$(AS_ROOT) $(BIN)/jetplane demo
 
-# Three workers: the guests of tests/vm keep one of them, and half a machine, until they are off; then tests wait for
-# clocks and each other a third of their time. Nodes start some hundred times, and in the guests Python compiles twenty
-# times as slowly: what can be is compiled before, or kept.
+# Two workers: the guests of tests/vm keep one of them, and half a machine, until they are off. Nodes start some hundred
+# times, and in the guests Python compiles twenty times as slowly: what can be is compiled before, or kept.
 test: setup lint
 	@$(BIN)/python -m compileall -q jetplane tests
-	@$(or $(AS_ROOT),env --unset=PYTHONDONTWRITEBYTECODE) $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -p no:cacheprovider tests
+	@$(or $(AS_ROOT),env --unset=PYTHONDONTWRITEBYTECODE) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -p no:cacheprovider tests
 
 # Within a minute: as root two tables of packets too; a user is not asked for a password.
 TABLES := $(addprefix tests/bpf/test_,nat_sessions.py every_reason.py)

@@ -127,6 +127,7 @@ def sockets(node: Node) -> Iterator[None]:
     """Open the node's own sockets, for CONVERSATIONS: real ones, in its namespace."""
     with inside(node.namespace), ExitStack() as stack:
         _configure()
+        stack.callback(_ip, "link del cable")
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
 
             def opened(kind: int, family: int = family) -> socket.socket:
@@ -158,7 +159,6 @@ def sockets(node: Node) -> Iterator[None]:
             query.connect((there, 53))
             opened(socket.SOCK_DGRAM).bind((here, RECEIVING))
         yield
-        _ip("link del cable")
 
 
 def _configure() -> None:

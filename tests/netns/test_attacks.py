@@ -77,7 +77,15 @@ def life(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]
 
         patch.setattr(lab.node, "_command", recorded)
         lab.start()
-        dump = namespaces.run(lab.plan.node, ["wg", "show", "all", "dump"], lab=lab.name, timeout=patience(10)).stdout
+        dump = b""
+
+        def both_are_connected() -> bool:
+            nonlocal dump
+            command = ["wg", "show", "all", "dump"]
+            dump = namespaces.run(lab.plan.node, command, lab=lab.name, timeout=patience(10)).stdout
+            return canaries.in_text(dump, everything(lab)) >= connected(lab)
+
+        wait_until("both subscribers", both_are_connected)
         live(lab)
         yield Life(lab, tuple(sorted(traces.iterdir())), dump)
 
