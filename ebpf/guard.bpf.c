@@ -147,8 +147,10 @@ static __always_inline struct address *relay_address_of(__u32 family)
 	return relay_addresses.lookup(&family);
 }
 
-static __always_inline struct local_ports *local_ports_at(__u32 index)
+static __always_inline struct local_ports *local_ports_at(__u32 place)
 {
+	__u32 index = place / PORTS_PER_WORD;
+
 	return local_ports.lookup(&index);
 }
 
@@ -296,7 +298,7 @@ static __always_inline int judge_own_tcp(struct xdp_md *ctx, const struct packet
 	tcp = packet_tcp(packet);
 	if (!tcp)
 		return drop(DROP_MALFORMED);
-	ports = local_ports_at(port_place(IPPROTO_TCP, tcp->dest) / PORTS_PER_WORD);
+	ports = local_ports_at(port_place(IPPROTO_TCP, tcp->dest));
 	if (ports && (is_admitted(packet, tcp->dest, ports) || is_of_own_tcp(ctx, packet, tcp, ports)))
 		return pass();
 	return drop(DROP_NOT_ALLOWED);
@@ -331,7 +333,7 @@ static __always_inline int judge_own_udp(struct xdp_md *ctx, const struct packet
 #endif
 	if (is_wireguard_port(udp->dest))
 		return judge_wireguard(packet, udp, listed);
-	ports = local_ports_at(port_place(IPPROTO_UDP, udp->dest) / PORTS_PER_WORD);
+	ports = local_ports_at(port_place(IPPROTO_UDP, udp->dest));
 	if (ports && (is_admitted(packet, udp->dest, ports) || is_dhcp_answer(packet, udp) ||
 		      is_of_own_udp(ctx, packet, udp, ports)))
 		return pass();

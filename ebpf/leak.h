@@ -172,7 +172,7 @@ static __always_inline void remember_port(struct __sk_buff *skb, const struct pa
 	if (packet->protocol == IPPROTO_UDP && is_wireguard_port(*source))
 		return;
 	place = port_place(packet->protocol, *source);
-	ports = local_ports_at(place / PORTS_PER_WORD);
+	ports = local_ports_at(place);
 	if (ports)
 		port_remember(ports, half_of(HALF_PORTS), place);
 }

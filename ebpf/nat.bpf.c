@@ -248,8 +248,10 @@ static __always_inline __u64 *known_word_at(__u32 index)
 	return known_sources.lookup(&index);
 }
 
-static __always_inline struct local_ports *local_ports_at(__u32 index)
+static __always_inline struct local_ports *local_ports_at(__u32 place)
 {
+	__u32 index = place / PORTS_PER_WORD;
+
 	return local_ports.lookup(&index);
 }
 

@@ -45,9 +45,9 @@ def arrange(prefixes: Prefixes, lines: Lines) -> Arranged:
         elif length > 48:
             inside[first, length] = what
         else:
-            for site in range(first >> 80, (first >> 80) + (1 << 48 - length)):
-                if entries.get(site << 16) != _BLOCKED:
-                    entries[site << 16] = what
+            for key in range(v6_key(first), v6_key(first) + (1 << 64 - length), 1 << 16):
+                if entries.get(key) != _BLOCKED:
+                    entries[key] = what
     for (first, length), what in inside.items():
         key = v6_key(first)
         whole = entries.get(key)
